@@ -1,0 +1,112 @@
+"""The C core: executes ExecuTorch .pte programs without ExecuTorch or PyTorch (runtime/binding.cpp)."""
+
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+from typing_extensions import Buffer
+
+Array: TypeAlias = NDArray[Any]
+OpArgument: TypeAlias = (
+    Array | int | float | bool | str | list[int] | list[float] | list[bool] | list[Array | None] | None
+)
+TensorType: TypeAlias = tuple[str, tuple[int, ...]]
+
+class CoreError(Exception):
+    """What the core refused. `args` is (status, text).
+
+    The status is "bad-file" (truncated, malformed), "unsupported" (an operator, delegate, dtype or shape that the core
+    does not run) or "bad-argument" (the caller's fault). The text is one line for people.
+    """
+
+    args: tuple[str, str]
+
+class Program:
+    """A loaded .pte program.
+
+    `data` is kept alive, and its constants are read in place: pass `bytes` or an `mmap`, and do not change it. Memory
+    for one run at a time is allocated here, once; concurrent runs wait for each other. Runs release the GIL.
+
+    Args:
+        data: The program's bytes (ExecuTorch schema ET12).
+        threads: Upper bound of threads in a run; the scalar kernels use one.
+
+    Raises:
+        CoreError: The file is damaged, or needs something that the core does not have; the text names it.
+    """
+
+    def __init__(self, data: Buffer, threads: int = 1) -> None: ...
+    @property
+    def inputs(self) -> list[TensorType]:
+        """(dtype, shape) of every input, in order."""
+
+    @property
+    def outputs(self) -> list[TensorType]:
+        """(dtype, shape) of every output, in order."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the value and instruction tables."""
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of activations, inputs and outputs included."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the largest operator's temporary memory."""
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of weights repacked for this CPU (0 with the scalar kernels)."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+
+    @property
+    def instructions(self) -> list[tuple[str, int, list[Any]]]:
+        """(operator, macs, arguments) of every instruction, outputs last.
+
+        An argument is ("tensor", dtype, shape, constant), int, float, bool, None, str, or a list of such.
+        """
+
+    def run(self, inputs: list[Array]) -> list[Array]:
+        """Run once.
+
+        Args:
+            inputs: One array an input, of exactly its dtype and shape, in any memory order.
+
+        Returns:
+            The outputs, as new arrays.
+
+        Raises:
+            CoreError: A wrong number, dtype or shape of inputs ("input 0: expected …, got …"), or a value that an
+                operator cannot take (an embedding index out of range).
+        """
+
+    def trace(self, inputs: list[Array]) -> list[tuple[str, list[Any], list[Array]]]:
+        """Run once and return (operator, inputs, outputs) of every instruction; tensors as copies.
+
+        Args and errors as in `run`.
+        """
+
+    def profile(self, inputs: list[Array]) -> list[tuple[str, int, int]]:
+        """Run once and return (operator, nanoseconds, macs) of every instruction.
+
+        Args and errors as in `run`.
+        """
+
+def operators() -> list[str]:
+    """Names of the operators that the core runs, such as "aten::add.out"."""
+
+def run_op(name: str, args: list[Any]) -> None:
+    """Check and run one operator.
+
+    Args:
+        name: As in `operators()`.
+        args: `OpArgument`s in the schema's order; the trailing arrays are the outputs, written in place. Arrays are
+            C-contiguous.
+
+    Raises:
+        CoreError: There is no such operator, or it refuses its arguments.
+    """

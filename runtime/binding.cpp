@@ -1,0 +1,317 @@
+// edge.runtime._core: the C core for Python. Arrays cross the border through the buffer protocol, so the module needs
+// numpy only to make the arrays that it returns. See _core.pyi for what Python sees.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <chrono>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "binding_values.h"
+#include "edge_core.h"
+#include "op.h"
+
+namespace {
+
+using namespace edge_binding;
+
+nb::list operators() {
+  size_t count = 0;
+  const edge_op *const *table = edge_ops(&count);
+  nb::list names;
+  for (size_t i = 0; i < count; ++i) names.append(nb::str(table[i]->name));
+  return names;
+}
+
+const edge_op *find_op(const std::string &name) {
+  size_t colons = name.find("::");
+  size_t dot = name.find('.', colons == std::string::npos ? 0 : colons);
+  size_t split = dot == std::string::npos ? name.size() : dot;
+  const char *overload = dot == std::string::npos ? "" : name.data() + dot + 1;
+  const edge_op *op = edge_find_op(name.data(), split, overload, dot == std::string::npos ? 0 : name.size() - dot - 1);
+  if (op == nullptr) throw CoreFailure{EDGE_UNSUPPORTED, "no operator '" + name + "'; operators() lists them"};
+  return op;
+}
+
+void run_op(const std::string &name, nb::list args) {
+  const edge_op *op = find_op(name);
+  size_t count = nb::len(args);
+  if (count < op->arg_count) {
+    refuse(name + ": " + std::to_string(count) + " arguments given, " + std::to_string(op->arg_count) +
+           " wanted (outputs from argument " + std::to_string(edge_first_output(op)) + " on)");
+  }
+  Arguments arguments;
+  std::vector<edge_value *> values;
+  for (size_t i = 0; i < count; ++i) {
+    bool output = i >= edge_first_output(op) && i < op->arg_count;
+    values.push_back(arguments.add(args[i], name + " argument " + std::to_string(i), output));
+  }
+  edge_error error{};
+  edge_call call{};
+  call.op = op;
+  call.args = values.data();
+  call.arg_count = static_cast<uint32_t>(count);
+  call.error = &error;
+  expect_ok(op->check(&call), error);
+  Block scratch(call.scratch_bytes);
+  call.scratch = scratch.data();
+  arguments.attach();
+  edge_status status;
+  {
+    nb::gil_scoped_release released;
+    status = op->run(&call);
+  }
+  expect_ok(status, error);
+}
+
+class Program {
+ public:
+  explicit Program(nb::object data, int threads) : view_(data, PyBUF_SIMPLE, "program") {
+    if (threads < 1) refuse("threads: " + std::to_string(threads) + " given; at least 1 is needed");
+    const void *bytes = view_.get().buf;
+    size_t size = static_cast<size_t>(view_.get().len);
+    if (reinterpret_cast<std::uintptr_t>(bytes) % 16 != 0) {  // a slice of a memory view, say
+      copy_ = Block(size);
+      if (size > 0) std::memcpy(copy_.data(), bytes, size);
+      bytes = copy_.data();
+    }
+    edge_error error{};
+    edge_status status;
+    {
+      nb::gil_scoped_release released;
+      status = edge_measure(bytes, size, &need_, &error);
+    }
+    expect_ok(status, error);
+    block_ = Block(need_.total_bytes);
+    {
+      nb::gil_scoped_release released;
+      status = edge_prepare(bytes, size, block_.data(), block_.bytes(), &model_, &error);
+    }
+    expect_ok(status, error);
+  }
+
+  nb::list inputs() const {
+    nb::list list;
+    for (size_t i = 0; i < edge_input_count(model_); ++i) list.append(describe(*edge_input(model_, i)));
+    return list;
+  }
+
+  nb::list outputs() const {
+    nb::list list;
+    for (size_t i = 0; i < edge_output_count(model_); ++i) list.append(describe(*edge_output(model_, i)));
+    return list;
+  }
+
+  nb::list instructions() const {
+    nb::list list;
+    for (size_t i = 0; i < edge_instruction_count(model_); ++i) {
+      const edge_call *call = edge_instruction(model_, i);
+      list.append(nb::make_tuple(call->op->name, call->macs, arguments(*call, 0, call->arg_count, false)));
+    }
+    return list;
+  }
+
+  nb::list run(nb::list arrays) {
+    Inputs inputs(*this, arrays);
+    Turn turn(*this);
+    inputs.copy();
+    edge_error error{};
+    edge_status status;
+    {
+      nb::gil_scoped_release released;
+      status = edge_run(model_, nullptr, nullptr, &error);
+    }
+    expect_ok(status, error);
+    nb::list list;
+    for (size_t i = 0; i < edge_output_count(model_); ++i) list.append(make_array(*edge_output(model_, i)));
+    return list;
+  }
+
+  nb::list trace(nb::list arrays) {
+    struct Trace {
+      nb::list calls;
+      std::exception_ptr failure;
+    } trace;
+    Inputs inputs(*this, arrays);
+    Turn turn(*this);
+    inputs.copy();
+    edge_error error{};
+    edge_status status = edge_run(
+        model_,
+        [](void *user, size_t, const edge_call *call) {
+          Trace *trace = static_cast<Trace *>(user);
+          if (trace->failure) return;
+          try {  // an exception must not cross the C core
+            uint32_t outputs_at = edge_first_output(call->op);
+            trace->calls.append(nb::make_tuple(call->op->name, arguments(*call, 0, outputs_at, true),
+                                               arguments(*call, outputs_at, call->arg_count, true)));
+          } catch (...) {
+            trace->failure = std::current_exception();
+          }
+        },
+        &trace, &error);
+    if (trace.failure) std::rethrow_exception(trace.failure);
+    expect_ok(status, error);
+    return trace.calls;
+  }
+
+  nb::list profile(nb::list arrays) {
+    using Clock = std::chrono::steady_clock;
+    Inputs inputs(*this, arrays);
+    Turn turn(*this);
+    inputs.copy();
+    std::vector<Clock::time_point> ends;
+    ends.reserve(edge_instruction_count(model_) + 1);
+    edge_error error{};
+    edge_status status;
+    {
+      nb::gil_scoped_release released;
+      ends.push_back(Clock::now());
+      status = edge_run(
+          model_,
+          [](void *user, size_t, const edge_call *) {
+            static_cast<std::vector<Clock::time_point> *>(user)->push_back(Clock::now());
+          },
+          &ends, &error);
+    }
+    expect_ok(status, error);
+    nb::list list;
+    for (size_t i = 0; i + 1 < ends.size(); ++i) {
+      const edge_call *call = edge_instruction(model_, i);
+      int64_t nanoseconds = std::chrono::duration_cast<std::chrono::nanoseconds>(ends[i + 1] - ends[i]).count();
+      list.append(nb::make_tuple(call->op->name, nanoseconds, call->macs));
+    }
+    return list;
+  }
+
+  size_t state_bytes() const { return need_.state_bytes; }
+  size_t arena_bytes() const { return need_.arena_bytes; }
+  size_t scratch_bytes() const { return need_.scratch_bytes; }
+  size_t packed_bytes() const { return need_.packed_bytes; }
+  uint64_t macs() const { return need_.macs; }
+
+ private:
+  // One run at a time: the arena is shared. Waits without the GIL, so that whoever runs can finish.
+  class Turn {
+   public:
+    explicit Turn(Program &program) : lock_(program.running_, std::defer_lock) {
+      nb::gil_scoped_release released;
+      lock_.lock();
+    }
+
+   private:
+    std::unique_lock<std::mutex> lock_;
+  };
+
+  // The caller's arrays, checked against the program's inputs; held until copied.
+  class Inputs {
+   public:
+    Inputs(Program &program, nb::list arrays) : program_(program) {
+      size_t expected = edge_input_count(program.model_);
+      if (nb::len(arrays) != expected) {
+        refuse("expected " + std::to_string(expected) + " input" + (expected == 1 ? "" : "s") + ", got " +
+               std::to_string(nb::len(arrays)));
+      }
+      for (size_t i = 0; i < expected; ++i) {
+        std::string what = "input " + std::to_string(i);
+        const edge_tensor &input = *edge_input(program.model_, i);
+        std::string wanted = what + ": expected " + tensor_text(input) + ", got ";
+        nb::object array = arrays[i];
+        if (!PyObject_CheckBuffer(array.ptr())) {
+          refuse(wanted + nb::cast<std::string>(array.type().attr("__name__")) + "; pass a numpy array");
+        }
+        views_.push_back(std::make_unique<View>(array, PyBUF_STRIDES | PyBUF_FORMAT, what));
+        edge_tensor given{};
+        try {
+          given = views_.back()->tensor(what);
+        } catch (const CoreFailure &) {
+          nb::object dtype = nb::getattr(array, "dtype", nb::none());
+          refuse(wanted + nb::cast<std::string>(nb::str(dtype)));
+        }
+        if (given.dtype != input.dtype || given.rank != input.rank ||
+            std::memcmp(given.sizes, input.sizes, sizeof given.sizes[0] * given.rank) != 0) {
+          refuse(wanted + tensor_text(given));
+        }
+      }
+    }
+
+    // To the arena, in C order whatever the array's strides.
+    void copy() {
+      for (size_t i = 0; i < views_.size(); ++i) {
+        edge_tensor *input = edge_input(program_.model_, i);
+        if (input->bytes == 0) continue;
+        Py_buffer buffer = views_[i]->get();
+        if (PyBuffer_ToContiguous(input->data, &buffer, buffer.len, 'C') != 0) throw nb::python_error();
+      }
+    }
+
+   private:
+    Program &program_;
+    std::vector<std::unique_ptr<View>> views_;
+  };
+
+  static nb::tuple describe(const edge_tensor &tensor) {
+    return nb::make_tuple(edge_dtype_name(tensor.dtype), shape_tuple(tensor));
+  }
+
+  static nb::list arguments(const edge_call &call, uint32_t from, uint32_t to, bool with_data) {
+    nb::list list;
+    for (uint32_t i = from; i < to; ++i) list.append(to_python(*call.args[i], with_data));
+    return list;
+  }
+
+  View view_;
+  Block copy_;
+  Block block_;
+  edge_requirements need_{};
+  edge_model *model_ = nullptr;
+  std::mutex running_;
+};
+
+}  // namespace
+
+NB_MODULE(_core, module) {
+  module.doc() = "The C core: executes ExecuTorch .pte programs without ExecuTorch or PyTorch.";
+
+  // args = (status, text); nanobind's own exception type carries a text alone.
+  PyObject *core_error = PyErr_NewExceptionWithDoc(
+      "edge.runtime._core.CoreError",
+      "What the core refused: args are the status ('bad-file', 'unsupported' or 'bad-argument') and one line of text.",
+      nullptr, nullptr);
+  if (core_error == nullptr) throw nb::python_error();
+  module.attr("CoreError") = nb::handle(core_error);
+  nb::register_exception_translator(
+      [](const std::exception_ptr &pointer, void *type) {
+        try {
+          std::rethrow_exception(pointer);
+        } catch (const CoreFailure &failure) {
+          nb::tuple arguments = nb::make_tuple(status_name(failure.status), failure.text);
+          PyErr_SetObject(static_cast<PyObject *>(type), arguments.ptr());
+        }
+      },
+      core_error);
+
+  module.def("operators", &operators, "Names of the operators that the core runs, with namespace and overload.");
+  module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"),
+             "Checks and runs one operator; the trailing arrays of `args` are its outputs, written in place.");
+
+  nb::class_<Program>(module, "Program", "A loaded .pte program: constants are read in place from the bytes given.")
+      .def(nb::init<nb::object, int>(), nb::arg("data"), nb::arg("threads") = 1)
+      .def_prop_ro("inputs", &Program::inputs, "(dtype, shape) of every input.")
+      .def_prop_ro("outputs", &Program::outputs, "(dtype, shape) of every output.")
+      .def_prop_ro("state_bytes", &Program::state_bytes, "Bytes of the value and instruction tables.")
+      .def_prop_ro("arena_bytes", &Program::arena_bytes, "Bytes of activations.")
+      .def_prop_ro("scratch_bytes", &Program::scratch_bytes, "Bytes of the largest operator's temporary memory.")
+      .def_prop_ro("packed_bytes", &Program::packed_bytes, "Bytes of weights repacked for this CPU.")
+      .def_prop_ro("macs", &Program::macs, "Multiply-accumulates of one run.")
+      .def_prop_ro("instructions", &Program::instructions, "(operator, macs, arguments) of every instruction.")
+      .def("run", &Program::run, nb::arg("inputs"), "The outputs, as new arrays.")
+      .def("trace", &Program::trace, nb::arg("inputs"), "(operator, inputs, outputs) of every instruction, copied.")
+      .def("profile", &Program::profile, nb::arg("inputs"), "(operator, nanoseconds, macs) of every instruction.");
+}

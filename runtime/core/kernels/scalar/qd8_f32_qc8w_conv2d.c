@@ -1,0 +1,53 @@
+/* Convolution of one int8 sample with int8 weights, one weight scale an output channel.
+ *
+ *   acc = sum over c, kh, kw of codes[c][y][x] * weight[o][c][kh][kw]       exact in int32; codes outside are zero
+ *   out = epilogue(acc, o, row_scale)
+ *
+ * The loops go over the kernel position outside and the output row inside, where they read and write in order.
+ */
+#include "kernels/scalar/conv2d_span.h"
+#include "kernels/scalar/epilogue.h"
+#include "kernels/scalar/scalar.h"
+
+#include <string.h>
+
+void edge_qd8_f32_qc8w_conv2d__scalar(const edge_conv2d *conv, const int8_t *codes, float row_scale,
+                                      const int8_t *weight, const edge_epilogue *epilogue, float *out,
+                                      const float *residual) {
+  const int32_t group_channels = conv->channels / conv->groups, group_outputs = conv->out_channels / conv->groups;
+  const size_t plane = (size_t)conv->height * (size_t)conv->width;
+  const size_t out_plane = (size_t)conv->out_height * (size_t)conv->out_width;
+  for (int32_t o = 0; o < conv->out_channels; ++o) {
+    const int8_t *first = codes + (size_t)(o / group_outputs * group_channels) * plane;
+    for (int32_t y = 0; y < conv->out_height; ++y) {
+      for (int32_t begin = 0; begin < conv->out_width; begin += EDGE_CONV_SPAN) {
+        const int32_t end = begin + EDGE_CONV_SPAN < conv->out_width ? begin + EDGE_CONV_SPAN : conv->out_width;
+        int32_t acc[EDGE_CONV_SPAN] = {0};
+        const int8_t *w = weight + (size_t)o * (size_t)group_channels * (size_t)(conv->kernel_h * conv->kernel_w);
+        for (int32_t c = 0; c < group_channels; ++c) {
+          for (int32_t kh = 0; kh < conv->kernel_h; ++kh) {
+            const int32_t row = y * conv->stride_h + kh * conv->dilation_h - conv->padding_h;
+            for (int32_t kw = 0; kw < conv->kernel_w; ++kw) {
+              const int32_t value = *w++;
+              if (row < 0 || row >= conv->height) continue;
+              const int8_t *in = first + (size_t)c * plane + (size_t)row * (size_t)conv->width;
+              const edge_span span = edge_conv_span(conv, kw, begin, end);
+              if (conv->stride_w == 1) { /* apart, because it vectorizes */
+                for (int32_t x = span.begin; x < span.end; ++x) acc[x - begin] += value * in[x + span.offset];
+              } else {
+                for (int32_t x = span.begin; x < span.end; ++x) {
+                  acc[x - begin] += value * in[x * conv->stride_w + span.offset];
+                }
+              }
+            }
+          }
+        }
+        const size_t at = (size_t)o * out_plane + (size_t)y * (size_t)conv->out_width + (size_t)begin;
+        for (int32_t x = 0; x < end - begin; ++x) {
+          const float value = edge_dequantize(acc[x], (size_t)o, row_scale, epilogue);
+          out[at + (size_t)x] = residual != NULL ? residual[at + (size_t)x] + value : value;
+        }
+      }
+    }
+  }
+}

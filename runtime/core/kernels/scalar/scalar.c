@@ -1,0 +1,16 @@
+/* The table of the scalar kernels. */
+#include "kernels/scalar/scalar.h"
+
+const edge_kernels edge_kernels_scalar = {
+    .isa = "scalar",
+    .f32_qd8_quantize = edge_f32_qd8_quantize__scalar,
+    .qd8_f32_qc2w_gemm = edge_qd8_f32_qc2w_gemm__scalar,
+    .qd8_f32_qc4w_gemm = edge_qd8_f32_qc4w_gemm__scalar,
+    .qd8_f32_qc8w_gemm = edge_qd8_f32_qc8w_gemm__scalar,
+    .qd8_f32_qc8w_conv2d = edge_qd8_f32_qc8w_conv2d__scalar,
+    .f32_gemm = edge_f32_gemm__scalar,
+    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_layer_norm = edge_f32_layer_norm__scalar,
+    .f32_softmax = edge_f32_softmax__scalar,
+    .f32_attention = edge_f32_attention__scalar,
+};

@@ -1,0 +1,41 @@
+/* The scalar kernels by name, and the sum whose order they share. */
+#ifndef EDGE_KERNELS_SCALAR_H
+#define EDGE_KERNELS_SCALAR_H
+
+#include "kernels/kernels.h"
+
+void edge_f32_qd8_quantize__scalar(size_t k, const float *x, size_t step, float norm_eps, bool bitlinear_compat,
+                                   size_t padded, int8_t *codes, edge_row *row);
+void edge_qd8_f32_qc2w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
+                                    const edge_row *row, const uint8_t *weight, int zero_point,
+                                    const edge_epilogue *epilogue, const edge_output_view *out);
+void edge_qd8_f32_qc4w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
+                                    const edge_row *row, const uint8_t *weight, int zero_point,
+                                    const edge_epilogue *epilogue, const edge_output_view *out);
+void edge_qd8_f32_qc8w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
+                                    const edge_row *row, const uint8_t *weight, int zero_point,
+                                    const edge_epilogue *epilogue, const edge_output_view *out);
+void edge_qd8_f32_qc8w_conv2d__scalar(const edge_conv2d *conv, const int8_t *codes, float row_scale,
+                                      const int8_t *weight, const edge_epilogue *epilogue, float *out,
+                                      const float *residual);
+void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
+                           int activation, const edge_output_view *out);
+void edge_f32_conv2d__scalar(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
+                             int activation, float *out, const float *residual);
+void edge_f32_layer_norm__scalar(size_t k, const float *x, const float *weight, const float *bias, float eps,
+                                 float *out, float *mean, float *rstd);
+void edge_f32_softmax__scalar(size_t k, const float *x, float *out);
+void edge_f32_attention__scalar(const edge_attention_head *head);
+
+/* Folds the lanes of a sum; see EDGE_SUM_LANES. */
+static inline float edge_fold_lanes(float *lane) {
+  for (int width = EDGE_SUM_LANES / 2; width > 0; width /= 2) {
+    for (int l = 0; l < width; ++l) lane[l] += lane[l + width];
+  }
+  return lane[0];
+}
+
+/* Mean and reciprocal standard deviation of k values `step` floats apart, in the order of EDGE_SUM_LANES. */
+void edge_f32_moments__scalar(size_t k, const float *x, size_t step, float eps, float *mean, float *rstd);
+
+#endif

@@ -1,0 +1,55 @@
+/* What an operator is to the core: a name, a check made once at load, and a run.
+ *
+ * The same table serves the core (plan.c), the Python binding's run_op, and the ExecuTorch op library
+ * (op_library.cpp), so an operator is written once and knows nothing of who calls it.
+ */
+#ifndef EDGE_OP_H
+#define EDGE_OP_H
+
+#include "edge_core.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct edge_op;
+
+/* One instruction: an operator bound to its arguments (inputs first, then outputs, as in ExecuTorch). */
+typedef struct edge_call {
+  const struct edge_op *op;
+  edge_value **args;
+  uint32_t arg_count;
+  /* Set by `check`, read by the planner. */
+  size_t scratch_bytes;
+  uint64_t macs;
+  /* Set by the caller before `run`; 16-byte aligned, `scratch_bytes` long. */
+  void *scratch;
+  edge_error *error;
+} edge_call;
+
+typedef struct edge_op {
+  const char *name;   /* with namespace and overload: "edge::ternary_linear.out", "aten::add.out" */
+  uint8_t arg_count;  /* inputs + outputs; ExecuTorch repeats the returned outputs behind them, which is ignored */
+  uint8_t out_count;  /* the last `out_count` of `arg_count` are outputs: tensors or lists of them, never constant */
+  /* Validates kinds, dtypes, ranks, shapes, ranges (everything that `run` relies on) without reading tensor data;
+   * fills scratch_bytes and macs. Tensor data pointers may be NULL here. */
+  edge_status (*check)(edge_call *call);
+  /* May fail only for values inside tensors (an embedding index out of range). */
+  edge_status (*run)(edge_call *call);
+} edge_op;
+
+/* Index of the first output among the arguments. */
+static inline uint32_t edge_first_output(const edge_op *op) { return (uint32_t)op->arg_count - op->out_count; }
+
+/* NULL if there is no such operator. `overload` may be empty. Neither need be NUL-terminated. */
+const edge_op *edge_find_op(const char *name, size_t name_length, const char *overload, size_t overload_length);
+/* The whole table, for listings. */
+const edge_op *const *edge_ops(size_t *count);
+
+/* Writes "<op>: <text>" to call->error and returns `status`. printf-style. */
+edge_status edge_fail(edge_call *call, edge_status status, const char *format, ...);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,117 @@
+/* Float32 layers: edge::linear(x, weight, bias?, residual?, activation, out),
+ * edge::conv2d(x, weight, bias?, residual?, stride, padding, dilation, groups, activation, out),
+ * aten::linear(input, weight, bias?, out) and aten::convolution(input, weight, bias?, stride, padding, dilation,
+ * transposed, output_padding, groups, out), of two dimensions or one.
+ *
+ * The order of the sums is in kernels/scalar/f32_gemm.c and f32_conv2d.c.
+ */
+#include "ops/edge_args.h"
+#include "ops/ops.h"
+
+#include <string.h>
+
+enum { X, WEIGHT, BIAS };
+
+/* Where the other arguments are; 0 for those that an operator does not have. */
+typedef struct layout {
+  uint32_t residual, stride, groups, activation, out;
+} layout;
+
+static const layout edge_linear = {3, 0, 0, 4, 5};
+static const layout edge_convolution = {3, 4, 7, 8, 9};
+static const layout aten_linear = {0, 0, 0, 0, 3};
+static const layout aten_convolution = {0, 3, 8, 0, 9};
+
+static const float *floats(const edge_tensor *tensor) { return tensor != NULL ? tensor->data : NULL; }
+
+static int activation_of(const edge_call *call, const layout *at) {
+  return at->activation ? (int)edge_int_at(call, at->activation) : 0;
+}
+
+static const float *residual_of(const edge_call *call, const layout *at) {
+  return at->residual ? floats(edge_optional_tensor_at(call, at->residual)) : NULL;
+}
+
+/* What follows the sums: bias, residual, activation, output. */
+static edge_status check_rest(edge_call *call, const layout *at, const int32_t *sizes, uint32_t rank, int32_t channels,
+                              int64_t products) {
+  EDGE_TRY(edge_take_bias(call, BIAS, channels));
+  if (at->residual) EDGE_TRY(edge_take_residual(call, at->residual, sizes, rank));
+  if (at->activation) EDGE_TRY(edge_take_activation(call, at->activation));
+  EDGE_TRY(edge_take_output(call, at->out, "out", EDGE_F32, sizes, rank));
+  call->macs = (uint64_t)edge_elements(edge_tensor_at(call, at->out)) * (uint64_t)products;
+  return EDGE_OK;
+}
+
+static edge_status check_linear(edge_call *call, const layout *at) {
+  const edge_tensor *x, *weight;
+  EDGE_TRY(edge_take_tensor(call, X, "x", EDGE_F32, &x));
+  EDGE_TRY(edge_take_tensor(call, WEIGHT, "weight", EDGE_F32, &weight));
+  if (x->rank < 1 || weight->rank != 2 || x->sizes[x->rank - 1] != weight->sizes[1]) {
+    edge_shape_text x_text, weight_text;
+    return edge_fail(call, EDGE_BAD_ARGUMENT, "weight of shape %s does not fit x of shape %s",
+                     edge_shape_string(&weight_text, weight->sizes, weight->rank),
+                     edge_shape_string(&x_text, x->sizes, x->rank));
+  }
+  int32_t sizes[EDGE_MAX_RANK];
+  memcpy(sizes, x->sizes, sizeof sizes);
+  sizes[x->rank - 1] = weight->sizes[0];
+  return check_rest(call, at, sizes, x->rank, weight->sizes[0], weight->sizes[1]);
+}
+
+static edge_status run_linear(edge_call *call, const layout *at) {
+  const edge_tensor *x = edge_tensor_at(call, X), *weight = edge_tensor_at(call, WEIGHT);
+  const size_t n = (size_t)weight->sizes[0], k = (size_t)weight->sizes[1];
+  const edge_output_view out = {edge_tensor_at(call, at->out)->data, residual_of(call, at), n, 1};
+  edge_kernels_select()->f32_gemm((size_t)edge_product(x->sizes, 0, x->rank - 1u), n, k, (edge_matrix){x->data, k, 1},
+                                  (edge_matrix){weight->data, k, 1}, floats(edge_optional_tensor_at(call, BIAS)),
+                                  activation_of(call, at), &out);
+  return EDGE_OK;
+}
+
+static edge_status check_convolution(edge_call *call, const layout *at) {
+  const edge_tensor *x, *weight;
+  edge_conv2d conv;
+  EDGE_TRY(edge_take_tensor(call, X, "x", EDGE_F32, &x));
+  EDGE_TRY(edge_take_tensor(call, WEIGHT, "weight", EDGE_F32, &weight));
+  EDGE_TRY(edge_take_convolution(call, x, weight, at->stride, at->groups, &conv));
+  const int32_t planar[4] = {conv.batch, conv.out_channels, conv.out_height, conv.out_width};
+  const int32_t linear[3] = {conv.batch, conv.out_channels, conv.out_width};
+  return check_rest(call, at, x->rank == 4 ? planar : linear, x->rank, conv.out_channels,
+                    edge_product(weight->sizes, 1, weight->rank));
+}
+
+static edge_status run_convolution(edge_call *call, const layout *at) {
+  const edge_tensor *x = edge_tensor_at(call, X), *weight = edge_tensor_at(call, WEIGHT);
+  const edge_tensor *out = edge_tensor_at(call, at->out);
+  edge_conv2d conv;
+  EDGE_TRY(edge_take_convolution(call, x, weight, at->stride, at->groups, &conv));
+  const size_t in_step = (size_t)edge_product(x->sizes, 1, x->rank),
+               out_step = (size_t)edge_product(out->sizes, 1, out->rank);
+  const float *residual = residual_of(call, at);
+  for (size_t b = 0; b < (size_t)conv.batch; ++b) {
+    edge_kernels_select()->f32_conv2d(
+        &conv, (const float *)x->data + b * in_step, weight->data, floats(edge_optional_tensor_at(call, BIAS)),
+        activation_of(call, at), (float *)out->data + b * out_step, residual != NULL ? residual + b * out_step : NULL);
+  }
+  return EDGE_OK;
+}
+
+static edge_status check_edge_linear(edge_call *call) { return check_linear(call, &edge_linear); }
+static edge_status run_edge_linear(edge_call *call) { return run_linear(call, &edge_linear); }
+static edge_status check_aten_linear(edge_call *call) { return check_linear(call, &aten_linear); }
+static edge_status run_aten_linear(edge_call *call) { return run_linear(call, &aten_linear); }
+static edge_status check_edge_conv2d(edge_call *call) { return check_convolution(call, &edge_convolution); }
+static edge_status run_edge_conv2d(edge_call *call) { return run_convolution(call, &edge_convolution); }
+static edge_status check_aten_convolution(edge_call *call) {
+  bool transposed;
+  EDGE_TRY(edge_take_bool(call, 6, "transposed", &transposed));
+  if (transposed) return edge_fail(call, EDGE_UNSUPPORTED, "transposed convolutions are not supported");
+  return check_convolution(call, &aten_convolution);
+}
+static edge_status run_aten_convolution(edge_call *call) { return run_convolution(call, &aten_convolution); }
+
+const edge_op edge_op_edge_linear = {"edge::linear.out", 6, 1, check_edge_linear, run_edge_linear};
+const edge_op edge_op_edge_conv2d = {"edge::conv2d.out", 10, 1, check_edge_conv2d, run_edge_conv2d};
+const edge_op edge_op_aten_linear = {"aten::linear.out", 4, 1, check_aten_linear, run_aten_linear};
+const edge_op edge_op_aten_convolution = {"aten::convolution.out", 10, 1, check_aten_convolution, run_aten_convolution};

@@ -1,0 +1,225 @@
+/* Pooling: edge::max_pool2d(x, kernel, stride, padding, dilation, ceil_mode, out), aten::max_pool2d_with_indices,
+ * aten::avg_pool2d and aten::_adaptive_avg_pool2d, over [B, C, H, W] or [C, H, W].
+ */
+#include "ops/edge_args.h"
+#include "ops/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+typedef struct pooling {
+  int32_t kernel[2], stride[2], padding[2], dilation[2];
+  int32_t size[2], out_size[2]; /* height, width */
+  int64_t planes;               /* batch * channels */
+} pooling;
+
+/* Reads kernel, stride (empty: as kernel) and padding from `first` on; `dilation` is that argument's index, or 0. */
+static edge_status read_geometry(edge_call *call, uint32_t first, uint32_t dilation, uint32_t ceil_mode,
+                                 pooling *pool) {
+  const edge_tensor *x = edge_tensor_at(call, 0);
+  const int64_t *stride = NULL;
+  uint32_t strides = 0;
+  bool ceiling = false;
+  EDGE_TRY(edge_take_pair(call, first, "kernel_size", 1, pool->kernel));
+  EDGE_TRY(edge_take_ints(call, first + 1, "stride", 0, 2, &stride, &strides));
+  memcpy(pool->stride, pool->kernel, sizeof pool->stride);
+  if (strides > 0) EDGE_TRY(edge_take_pair(call, first + 1, "stride", 1, pool->stride));
+  EDGE_TRY(edge_take_pair(call, first + 2, "padding", 0, pool->padding));
+  pool->dilation[0] = pool->dilation[1] = 1;
+  if (dilation) EDGE_TRY(edge_take_pair(call, dilation, "dilation", 1, pool->dilation));
+  EDGE_TRY(edge_take_bool(call, ceil_mode, "ceil_mode", &ceiling));
+  if (x->rank != 3 && x->rank != 4) {
+    return edge_fail(call, EDGE_BAD_ARGUMENT, "input has %u dimensions, expected 3 or 4", (unsigned)x->rank);
+  }
+  pool->planes = edge_product(x->sizes, 0, x->rank - 2u);
+  for (uint32_t d = 0; d < 2; ++d) {
+    pool->size[d] = x->sizes[x->rank - 2 + d];
+    if (2 * pool->padding[d] > pool->kernel[d]) {
+      return edge_fail(call, EDGE_BAD_ARGUMENT, "padding %d is more than half of kernel size %d", (int)pool->padding[d],
+                       (int)pool->kernel[d]);
+    }
+    const int64_t count = edge_window_count(pool->size[d], pool->kernel[d], pool->stride[d], pool->padding[d],
+                                            pool->dilation[d], ceiling);
+    if (count < 1 || count > INT32_MAX) {
+      return edge_fail(call, EDGE_BAD_ARGUMENT, "the window is larger than the padded input");
+    }
+    pool->out_size[d] = (int32_t)count;
+  }
+  return EDGE_OK;
+}
+
+static edge_status check_output(edge_call *call, uint32_t index, const char *name, uint32_t dtypes,
+                                const int32_t out_size[2]) {
+  const edge_tensor *x = edge_tensor_at(call, 0);
+  int32_t sizes[EDGE_MAX_RANK];
+  memcpy(sizes, x->sizes, sizeof sizes);
+  sizes[x->rank - 2] = out_size[0];
+  sizes[x->rank - 1] = out_size[1];
+  return edge_take_output(call, index, name, dtypes, sizes, x->rank);
+}
+
+/* The part of a window that lies inside: positions first, first + dilation, … below end. */
+typedef struct window {
+  int64_t first, end;
+} window;
+
+static window window_at(const pooling *pool, int d, int32_t out) {
+  const int64_t start = (int64_t)out * pool->stride[d] - pool->padding[d];
+  const int64_t stop = start + (int64_t)(pool->kernel[d] - 1) * pool->dilation[d] + 1;
+  const int64_t skipped = start < 0 ? (-start + pool->dilation[d] - 1) / pool->dilation[d] : 0;
+  return (window){start + skipped * pool->dilation[d], stop < pool->size[d] ? stop : pool->size[d]};
+}
+
+/* --- maximum --------------------------------------------------------------------------------------------------- */
+
+enum { MAX_KERNEL = 1, MAX_DILATION = 4, MAX_CEIL = 5, MAX_OUT = 6, MAX_INDICES = 7 };
+
+static edge_status check_max_pool2d(edge_call *call) {
+  const edge_tensor *x;
+  pooling pool;
+  EDGE_TRY(edge_take_tensor(call, 0, "x", EDGE_F32, &x));
+  EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
+  return check_output(call, MAX_OUT, "out", EDGE_F32, pool.out_size);
+}
+
+static edge_status check_max_pool2d_with_indices(edge_call *call) {
+  pooling pool;
+  EDGE_TRY(check_max_pool2d(call));
+  EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
+  return check_output(call, MAX_INDICES, "indices", EDGE_I64, pool.out_size);
+}
+
+/* A NaN wins, as in torch. `indices` may be NULL. */
+static void max_pool(const pooling *pool, const float *x, float *out, int64_t *indices) {
+  for (int64_t p = 0; p < pool->planes; ++p, x += (int64_t)pool->size[0] * pool->size[1]) {
+    for (int32_t oy = 0; oy < pool->out_size[0]; ++oy) {
+      const window rows = window_at(pool, 0, oy);
+      for (int32_t ox = 0; ox < pool->out_size[1]; ++ox) {
+        const window columns = window_at(pool, 1, ox);
+        float best = -INFINITY;
+        int64_t where = rows.first * pool->size[1] + columns.first;
+        for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
+          for (int64_t i = columns.first; i < columns.end; i += pool->dilation[1]) {
+            const float value = x[y * pool->size[1] + i];
+            if (value > best || value != value) {
+              best = value;
+              where = y * pool->size[1] + i;
+            }
+          }
+        }
+        *out++ = best;
+        if (indices != NULL) *indices++ = where;
+      }
+    }
+  }
+}
+
+static edge_status run_max_pool2d(edge_call *call) {
+  pooling pool;
+  EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
+  max_pool(&pool, edge_tensor_at(call, 0)->data, edge_tensor_at(call, MAX_OUT)->data, NULL);
+  return EDGE_OK;
+}
+
+static edge_status run_max_pool2d_with_indices(edge_call *call) {
+  pooling pool;
+  EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
+  max_pool(&pool, edge_tensor_at(call, 0)->data, edge_tensor_at(call, MAX_OUT)->data,
+           edge_tensor_at(call, MAX_INDICES)->data);
+  return EDGE_OK;
+}
+
+/* --- average --------------------------------------------------------------------------------------------------- */
+
+enum { AVG_KERNEL = 1, AVG_CEIL = 4, AVG_COUNT_PAD = 5, AVG_DIVISOR = 6, AVG_OUT = 7 };
+
+static edge_status check_avg_pool2d(edge_call *call) {
+  const edge_tensor *x;
+  pooling pool;
+  bool count_pad;
+  int64_t divisor;
+  EDGE_TRY(edge_take_tensor(call, 0, "self", EDGE_F32, &x));
+  EDGE_TRY(read_geometry(call, AVG_KERNEL, 0, AVG_CEIL, &pool));
+  EDGE_TRY(edge_take_bool(call, AVG_COUNT_PAD, "count_include_pad", &count_pad));
+  EDGE_TRY(edge_take_optional_int(call, AVG_DIVISOR, "divisor_override", 1, INT32_MAX, 0, &divisor));
+  return check_output(call, AVG_OUT, "out", EDGE_F32, pool.out_size);
+}
+
+static float window_sum(const float *x, int64_t width, window rows, window columns) {
+  float sum = 0.0f;
+  for (int64_t y = rows.first; y < rows.end; ++y) {
+    for (int64_t i = columns.first; i < columns.end; ++i) sum += x[y * width + i];
+  }
+  return sum;
+}
+
+/* Positions of a window within the padded input, as torch counts them. */
+static int64_t padded_extent(const pooling *pool, int d, int32_t out) {
+  const int64_t start = (int64_t)out * pool->stride[d] - pool->padding[d];
+  const int64_t stop = start + pool->kernel[d], limit = (int64_t)pool->size[d] + pool->padding[d];
+  return (stop < limit ? stop : limit) - start;
+}
+
+static edge_status run_avg_pool2d(edge_call *call) {
+  pooling pool;
+  EDGE_TRY(read_geometry(call, AVG_KERNEL, 0, AVG_CEIL, &pool));
+  const bool count_pad = edge_bool_at(call, AVG_COUNT_PAD);
+  const int64_t divisor = call->args[AVG_DIVISOR]->kind == EDGE_NONE ? 0 : edge_int_at(call, AVG_DIVISOR);
+  const float *x = edge_tensor_at(call, 0)->data;
+  float *out = edge_tensor_at(call, AVG_OUT)->data;
+  for (int64_t p = 0; p < pool.planes; ++p, x += (int64_t)pool.size[0] * pool.size[1]) {
+    for (int32_t oy = 0; oy < pool.out_size[0]; ++oy) {
+      const window rows = window_at(&pool, 0, oy);
+      for (int32_t ox = 0; ox < pool.out_size[1]; ++ox) {
+        const window columns = window_at(&pool, 1, ox);
+        const int64_t count = divisor     ? divisor
+                              : count_pad ? padded_extent(&pool, 0, oy) * padded_extent(&pool, 1, ox)
+                                          : (rows.end - rows.first) * (columns.end - columns.first);
+        *out++ = window_sum(x, pool.size[1], rows, columns) / (float)count;
+      }
+    }
+  }
+  return EDGE_OK;
+}
+
+static edge_status check_adaptive_avg_pool2d(edge_call *call) {
+  const edge_tensor *x;
+  int32_t out_size[2];
+  EDGE_TRY(edge_take_tensor(call, 0, "self", EDGE_F32, &x));
+  if ((x->rank != 3 && x->rank != 4) || x->sizes[x->rank - 2] < 1 || x->sizes[x->rank - 1] < 1) {
+    return edge_fail(call, EDGE_BAD_ARGUMENT, "input is not [B, C, H, W] or [C, H, W] with H, W >= 1");
+  }
+  EDGE_TRY(edge_take_pair(call, 1, "output_size", 1, out_size));
+  return check_output(call, 2, "out", EDGE_F32, out_size);
+}
+
+static window adaptive_window(int64_t size, int64_t out_size, int64_t at) {
+  return (window){at * size / out_size, ((at + 1) * size + out_size - 1) / out_size};
+}
+
+static edge_status run_adaptive_avg_pool2d(edge_call *call) {
+  const edge_tensor *x = edge_tensor_at(call, 0), *y = edge_tensor_at(call, 2);
+  const int32_t height = x->sizes[x->rank - 2], width = x->sizes[x->rank - 1];
+  const int32_t out_height = y->sizes[y->rank - 2], out_width = y->sizes[y->rank - 1];
+  const int64_t planes = edge_product(x->sizes, 0, x->rank - 2u);
+  const float *in = x->data;
+  float *out = y->data;
+  for (int64_t p = 0; p < planes; ++p, in += (int64_t)height * width) {
+    for (int32_t oy = 0; oy < out_height; ++oy) {
+      const window rows = adaptive_window(height, out_height, oy);
+      for (int32_t ox = 0; ox < out_width; ++ox) {
+        const window columns = adaptive_window(width, out_width, ox);
+        const int64_t count = (rows.end - rows.first) * (columns.end - columns.first);
+        *out++ = window_sum(in, width, rows, columns) / (float)count;
+      }
+    }
+  }
+  return EDGE_OK;
+}
+
+const edge_op edge_op_edge_max_pool2d = {"edge::max_pool2d.out", 7, 1, check_max_pool2d, run_max_pool2d};
+const edge_op edge_op_aten_max_pool2d_with_indices = {"aten::max_pool2d_with_indices.out", 8, 2,
+                                                      check_max_pool2d_with_indices, run_max_pool2d_with_indices};
+const edge_op edge_op_aten_avg_pool2d = {"aten::avg_pool2d.out", 8, 1, check_avg_pool2d, run_avg_pool2d};
+const edge_op edge_op_aten_adaptive_avg_pool2d = {"aten::_adaptive_avg_pool2d.out", 3, 1, check_adaptive_avg_pool2d,
+                                                  run_adaptive_avg_pool2d};

@@ -1,0 +1,190 @@
+/* The second pass: fills the caller's block with tables that run without looking at the file's structure again.
+ *
+ * It reads the file through the same checked functions as the survey: bytes that change in between (a mapped file being
+ * rewritten) end in an error, never outside the block. */
+#include <string.h>
+
+#include "error.h"
+#include "plan.h"
+
+static edge_status changed(const edge_program *program) {
+  return edge_set_error(program->reader.error, EDGE_BAD_FILE, "the program changed while it was being loaded");
+}
+
+static edge_status build_values(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *arena) {
+  const edge_program *program = &survey->program;
+  uint8_t *memories[EDGE_MAX_MEMORIES];
+  for (uint32_t i = 0; i < program->memories.count; ++i) {
+    memories[i] = edge_take(arena, survey->memory_bytes[i], 1);
+    if (memories[i] == NULL) return changed(program);
+  }
+  model->values = edge_take(state, program->values.count, sizeof(edge_value));
+  if (model->values == NULL) return changed(program);
+  for (uint32_t i = 0; i < program->values.count; ++i) {
+    edge_stored_value stored;
+    edge_status status = edge_load_value(program, i, model->values, state, &stored);
+    if (status != EDGE_OK) return status;
+    if (stored.value.kind == EDGE_TENSOR && stored.memory != 0) {
+      edge_tensor *tensor = &stored.value.as.tensor;
+      size_t room = stored.memory < program->memories.count ? survey->memory_bytes[stored.memory] : 0;
+      if (stored.offset > room || tensor->bytes > room - stored.offset) return changed(program);
+      tensor->data = memories[stored.memory] + stored.offset;
+      if (stored.initial != NULL) memcpy(tensor->data, stored.initial, tensor->bytes);
+    }
+    model->values[i] = stored.value;
+  }
+  return EDGE_OK;
+}
+
+static edge_status build_ports(const edge_program *program, const fb_vector *ports, edge_model *model, edge_pool *state,
+                               edge_pool *arena, edge_value ***pointers) {
+  *pointers = edge_take(state, ports->count, sizeof(edge_value *));
+  if (*pointers == NULL) return changed(program);
+  for (uint32_t i = 0; i < ports->count; ++i) {
+    uint32_t index = fb_list_u32(&program->reader, ports, i);
+    if (index >= program->values.count || model->values[index].kind != EDGE_TENSOR) return changed(program);
+    edge_tensor *tensor = &model->values[index].as.tensor;
+    if (tensor->data == NULL) {
+      tensor->data = edge_take(arena, tensor->bytes, 1);
+      if (tensor->data == NULL) return changed(program);
+    }
+    (*pointers)[i] = &model->values[index];
+  }
+  return EDGE_OK;
+}
+
+/* Makes the output of every view a second name for its input's memory. */
+static edge_status resolve_views(const edge_program *program, edge_model *model) {
+  for (uint32_t i = 0; i < program->instructions.count; ++i) {
+    edge_stored_call stored;
+    const edge_op *op;
+    edge_status status = edge_open_call(program, i, &stored, &op);
+    if (status != EDGE_OK) return status;
+    if (op != NULL) continue;
+    uint32_t self_index = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_SELF);
+    uint32_t out_index = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_OUT);
+    if (self_index >= program->values.count || out_index >= program->values.count) return changed(program);
+    const edge_value *self = &model->values[self_index];
+    edge_value *out = &model->values[out_index];
+    if (self->kind != EDGE_TENSOR || out->kind != EDGE_TENSOR || self->as.tensor.data == NULL ||
+        out->as.tensor.constant || self->as.tensor.dtype != out->as.tensor.dtype ||
+        self->as.tensor.bytes != out->as.tensor.bytes ||
+        edge_lists_value(program, &program->inputs, program->inputs.count, out_index)) {
+      return edge_set_error(
+          program->reader.error, EDGE_BAD_FILE,
+          "instruction %lu, executorch_prim::et_view: value %lu is no view of value %lu; the file is damaged",
+          (unsigned long)i, (unsigned long)out_index, (unsigned long)self_index);
+    }
+    out->as.tensor.data = self->as.tensor.data;
+    out->as.tensor.constant = self->as.tensor.constant;
+  }
+  return EDGE_OK;
+}
+
+static bool overlap(const edge_tensor *a, const edge_tensor *b) {
+  uintptr_t first = (uintptr_t)a->data, second = (uintptr_t)b->data;
+  return a->bytes > 0 && b->bytes > 0 && first < second + b->bytes && second < first + a->bytes;
+}
+
+/* Checks one tensor against the call's outputs. */
+static edge_status check_memory(const edge_call *call, uint32_t index, uint32_t argument, uint32_t entry) {
+  const edge_tensor *tensor = edge_tensor_at(call->args[argument], entry);
+  if (tensor == NULL) return EDGE_OK;
+  if (tensor->data == NULL) {
+    return edge_set_error(
+        call->error, EDGE_UNSUPPORTED,
+        "instruction %lu, %s: argument %lu has no planned memory; export with ExecuTorch's memory planning",
+        (unsigned long)index, call->op->name, (unsigned long)argument);
+  }
+  for (uint32_t i = edge_first_output(call->op); i < call->op->arg_count; ++i) {
+    uint32_t count = edge_tensor_count(call->args[i]);
+    for (uint32_t j = 0; j < count; ++j) {
+      const edge_tensor *output = edge_tensor_at(call->args[i], j);
+      if (output == NULL || (i == argument && j == entry) || !overlap(tensor, output)) continue;
+      return edge_set_error(
+          call->error, EDGE_UNSUPPORTED,
+          "instruction %lu, %s: output argument %lu lies over argument %lu; export without in-place passes",
+          (unsigned long)index, call->op->name, (unsigned long)i, (unsigned long)argument);
+    }
+  }
+  return EDGE_OK;
+}
+
+static edge_status check_memories(const edge_call *call, uint32_t index) {
+  edge_status status = EDGE_OK;
+  for (uint32_t i = 0; status == EDGE_OK && i < call->op->arg_count; ++i) {
+    uint32_t count = edge_tensor_count(call->args[i]);
+    for (uint32_t j = 0; status == EDGE_OK && j < count; ++j) {
+      status = check_memory(call, index, i, j);
+    }
+  }
+  return status;
+}
+
+static edge_status build_calls(const edge_survey *survey, edge_model *model, edge_pool *state,
+                               const edge_pool *scratch) {
+  const edge_program *program = &survey->program;
+  model->calls = edge_take(state, survey->call_count, sizeof(edge_call));
+  if (model->calls == NULL) return changed(program);
+  for (uint32_t i = 0; i < program->instructions.count; ++i) {
+    edge_stored_call stored;
+    const edge_op *op;
+    edge_status status = edge_open_call(program, i, &stored, &op);
+    if (status != EDGE_OK) return status;
+    if (op == NULL) continue;
+    if (model->call_count == survey->call_count) return changed(program);
+    edge_call *call = &model->calls[model->call_count];
+    memset(call, 0, sizeof *call);
+    call->op = op;
+    call->arg_count = op->arg_count;
+    call->args = edge_take(state, op->arg_count, sizeof(edge_value *));
+    call->scratch = scratch->base;
+    call->error = program->reader.error;
+    if (call->args == NULL) return changed(program);
+    for (uint32_t j = 0; j < op->arg_count; ++j) {
+      uint32_t value = fb_list_u32(&program->reader, &stored.args, j);
+      if (value >= program->values.count) return changed(program);
+      call->args[j] = &model->values[value];
+    }
+    status = edge_check_call(call, i);
+    if (status == EDGE_OK) status = check_memories(call, i);
+    if (status != EDGE_OK) return status;
+    if (call->scratch_bytes > scratch->size) return changed(program);
+    ++model->call_count;
+  }
+  return EDGE_OK;
+}
+
+edge_status edge_prepare(const void *program, size_t size, void *block, size_t block_bytes, edge_model **model,
+                         edge_error *error) {
+  edge_survey survey;
+  *model = NULL;
+  edge_status status = edge_run_survey(&survey, program, size, error);
+  if (status != EDGE_OK) return status;
+  const edge_requirements *need = &survey.need;
+  if ((uintptr_t)block % 16 != 0 || block_bytes < need->total_bytes) {
+    return edge_set_error(error, EDGE_BAD_ARGUMENT, "a block of %llu bytes at a multiple of 16 is needed, %llu given",
+                          (unsigned long long)need->total_bytes, (unsigned long long)block_bytes);
+  }
+  edge_pool state = {block, need->state_bytes, 0};
+  edge_pool arena = {state.base + state.size, need->arena_bytes, 0};
+  edge_pool scratch = {arena.base + arena.size, need->scratch_bytes, 0};
+  memset(arena.base, 0, arena.size); /* a run must not depend on what the block held before */
+
+  edge_model *built = edge_take(&state, 1, sizeof(edge_model));
+  if (built == NULL) return changed(&survey.program);
+  memset(built, 0, sizeof *built);
+  built->input_count = survey.program.inputs.count;
+  built->output_count = survey.program.outputs.count;
+  status = build_values(&survey, built, &state, &arena);
+  if (status == EDGE_OK) {
+    status = build_ports(&survey.program, &survey.program.inputs, built, &state, &arena, &built->inputs);
+  }
+  if (status == EDGE_OK) {
+    status = build_ports(&survey.program, &survey.program.outputs, built, &state, &arena, &built->outputs);
+  }
+  if (status == EDGE_OK) status = resolve_views(&survey.program, built);
+  if (status == EDGE_OK) status = build_calls(&survey, built, &state, &scratch);
+  if (status == EDGE_OK) *model = built;
+  return status;
+}

@@ -1,0 +1,90 @@
+/* From a program to tables that run: what the passes over the file share.
+ *
+ * The survey validates and measures; the build fills the caller's block:
+ *
+ *   state    edge_model, value table, lists, calls            fixed after edge_prepare
+ *   arena    planned buffers one after the other, then inputs and outputs that the file leaves to the caller
+ *   scratch  one region that every operator may use while it runs
+ *
+ * Promises to the operators: an output is a tensor or a list of tensors, is not constant, and shares no byte with an
+ * input or another output of the same call; every tensor has data.
+ */
+#ifndef EDGE_PLAN_H
+#define EDGE_PLAN_H
+
+#include "edge_core.h"
+#include "op.h"
+#include "program.h"
+
+/* More than any operator or sane model has; they bound the survey's stack and the time that a hostile file can take. */
+enum {
+  EDGE_MAX_ARGUMENTS = 32,
+  EDGE_MAX_LIST = 64,
+  EDGE_MAX_PORTS = 64,
+  EDGE_MAX_MEMORIES = 8,
+  EDGE_MAX_VALUES = 1 << 18,
+  EDGE_MAX_INSTRUCTIONS = 1 << 16
+};
+
+/* Arguments of executorch_prim::et_view. */
+enum { EDGE_VIEW_SELF = 0, EDGE_VIEW_OUT = 2, EDGE_VIEW_ARGUMENTS = 3 };
+
+struct edge_model {
+  edge_value *values;
+  edge_value **inputs;
+  edge_value **outputs;
+  edge_call *calls;
+  uint32_t input_count;
+  uint32_t output_count;
+  uint32_t call_count;
+};
+
+typedef struct edge_survey {
+  edge_program program;
+  size_t memory_bytes[EDGE_MAX_MEMORIES]; /* of each planned buffer, up to the end of its last tensor */
+  uint32_t call_count;
+  edge_requirements need;
+} edge_survey;
+
+edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, edge_error *error);
+
+/* Rounds up to 16 bytes and adds; false where that overflows. */
+bool edge_add_bytes(size_t *total, uint64_t bytes);
+edge_status edge_too_large(const edge_program *program);
+
+/* Hands out 16-byte aligned pieces of a region. */
+typedef struct edge_pool {
+  uint8_t *base;
+  size_t size;
+  size_t used;
+} edge_pool;
+
+/* NULL where it does not fit. */
+void *edge_take(edge_pool *pool, size_t count, size_t width);
+
+/* Room for the lists of one call. */
+#define EDGE_LIST_BYTES (EDGE_MAX_LIST * (sizeof(edge_value) + sizeof(edge_value *)) + 1024)
+
+/* Reads a value; a list's elements go to `pool`. `table`: the model's values, which the entries of tensor lists then
+ * point into; NULL: the entries are built in `pool`. */
+edge_status edge_load_value(const edge_program *program, uint32_t index, edge_value *table, edge_pool *pool,
+                            edge_stored_value *stored);
+
+/* Whether `value` is among the first `count` value indices of `ports`. */
+bool edge_lists_value(const edge_program *program, const fb_vector *ports, uint32_t count, uint32_t value);
+
+/* NULL if the core does not have it. */
+const edge_op *edge_find_operator(const edge_program *program, const edge_stored_operator *stored);
+
+/* Reads instruction `index` and finds its operator: NULL in `op` for a view. */
+edge_status edge_open_call(const edge_program *program, uint32_t index, edge_stored_call *call, const edge_op **op);
+
+/* Tensors in an argument: itself, or the entries of a list. */
+uint32_t edge_tensor_count(const edge_value *value);
+/* `index` < edge_tensor_count(value). NULL for an entry that is None. */
+const edge_tensor *edge_tensor_at(const edge_value *value, uint32_t index);
+
+/* Checks what the operators are promised about the kinds of outputs, then lets the operator check its arguments. */
+edge_status edge_check_call(edge_call *call, uint32_t index);
+
+#endif

@@ -1,0 +1,114 @@
+"""Fixtures that several test modules share; what is slow to make is kept under .cache/ by a hash of its sources."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "tests"
+DATA = Path(os.environ.get("EDGE_DATA", ROOT.parent / "shared" / "data"))
+"""Real data sets; tests that read them skip by name when the folder is not there."""
+
+# Two cores are shared by the test process and the children it starts.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("EDGE_CACHE", str(ROOT / ".cache" / "edge"))
+
+
+def source_hash(*patterns: str) -> str:
+    """Hash of the repository files that match any of the glob patterns: the key of what is made from them."""
+    digest = hashlib.sha256(sys.version.encode())
+    for path in sorted({p for pattern in patterns for p in ROOT.glob(pattern) if p.is_file()}):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one test process makes a cached thing; the others wait for it."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """The folder .cache/tests/NAME-KEY, filled by `make` the first time; older ones of the same name are dropped."""
+    folder = CACHE / f"{name}-{key}"
+    with _locked(CACHE / f"{name}.lock"):
+        if not folder.is_dir():
+            for old in CACHE.glob(f"{name}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            scratch = CACHE / f"{name}.{os.getpid()}.tmp"
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            make(scratch)
+            scratch.rename(folder)
+    return folder
+
+
+def run_edge(*arguments: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the `edge` command as a user would, in a process of its own."""
+    command = [sys.executable, "-m", "edge.sdk.cli", *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    if check:
+        assert result.returncode == 0, f"{' '.join(command)}\n{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
+    return result
+
+
+@dataclass(frozen=True)
+class DigitsExport:
+    """What `edge export --bits 1.58` with no other argument than -o and --json made."""
+
+    folder: Path
+    bundle: Path
+    answer: dict[str, Any]
+    seconds: float
+
+
+@pytest.fixture(scope="session")
+def digits_export() -> DigitsExport:
+    """The main job, run once for each state of the sources."""
+    key = source_hash("export/**/*.py", "runtime/**/*.py", "runtime/core/**/*.[ch]*", "sdk/commands/export.py")
+
+    def make(folder: Path) -> None:
+        started = time.monotonic()
+        result = run_edge("export", "--bits", "1.58", "-o", folder / "digits.edge", "--json", cwd=folder)
+        (folder / "answer.json").write_text(result.stdout)
+        (folder / "seconds.txt").write_text(f"{time.monotonic() - started:.1f}")
+
+    folder = made_once("digits-export", key, make)
+    return DigitsExport(
+        folder=folder,
+        bundle=folder / "digits.edge",
+        answer=json.loads((folder / "answer.json").read_text()),
+        seconds=float((folder / "seconds.txt").read_text()),
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(digits_export: DigitsExport) -> Path:
+    """Path of a .edge bundle: CCT-2 at 1.58 bits, trained on the digits."""
+    return digits_export.bundle
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets."""
+    if not DATA.is_dir():
+        pytest.skip(f"real data: {DATA} is not there (set EDGE_DATA)")
+    return DATA
