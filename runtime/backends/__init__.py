@@ -1,0 +1,107 @@
+"""The engines behind `edge.runtime.load`. Each is a module of this package with the functions of `Backend`.
+
+A backend's engine is imported when a model is opened with it, never before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from edge.runtime.errors import BadInput
+from edge.runtime.manifest import ENGINES, TensorSpec
+
+Buffer: TypeAlias = "bytes | memoryview"
+
+
+@dataclass(frozen=True)
+class OpProfile:
+    """Time that one operator took in one run.
+
+    Args:
+        op: the operator, or "(whole model)" where the engine does not say more.
+        seconds: wall time.
+        macs: multiply-accumulates, where known.
+    """
+
+    op: str
+    seconds: float
+    macs: int | None = None
+
+
+class Session(Protocol):
+    """A model that an engine has opened; for one thread at a time."""
+
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Runs once. `arrays` are C-contiguous and match `inputs`; the results are the caller's to keep."""
+
+    def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
+        """Runs once, after a run to warm up, and says where the time went."""
+
+    def close(self) -> None:
+        """Frees the engine's memory; the session is not used afterwards."""
+
+
+class Backend(Protocol):
+    """What a module of this package offers."""
+
+    def available(self) -> str | None:
+        """None if the engine is installed, else one line that says what to install. Imports nothing heavy."""
+
+    def open(self, data: Buffer, threads: int) -> Session:
+        """Opens a model's bytes.
+
+        Raises:
+            BadFile: damaged bytes.
+            Unsupported: an operator, delegate, dtype or dynamic shape that the engine or we do not run.
+        """
+
+
+def backend_module(name: str) -> Backend:
+    """The backend called "core", "executorch", "litert" or "onnx".
+
+    Raises:
+        BadInput: another name.
+    """
+    if name == "core":
+        from edge.runtime.backends import core
+
+        return core
+    if name == "executorch":
+        from edge.runtime.backends import executorch
+
+        return executorch
+    if name == "litert":
+        from edge.runtime.backends import litert
+
+        return litert
+    if name == "onnx":
+        from edge.runtime.backends import onnx
+
+        return onnx
+    raise BadInput(f"backend {name!r}: expected auto, {', '.join(ENGINES)}")
+
+
+def default_threads() -> int:
+    """Cores that this process may use, at most 4: small models get no faster beyond."""
+    try:
+        usable = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Windows and macOS
+        usable = os.cpu_count() or 1
+    return min(4, usable)
+
+
+def whole_model(run: Callable[[], object]) -> list[OpProfile]:
+    """Profile of an engine that does not tell its operators apart: one warm-up, one timed run."""
+    run()
+    start = perf_counter()
+    run()
+    return [OpProfile("(whole model)", perf_counter() - start)]

@@ -1,0 +1,67 @@
+"""The C core: runs `.pte` programs with numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from numpy.typing import NDArray
+
+from edge.runtime.backends import Buffer, OpProfile
+from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
+from edge.runtime.manifest import TensorSpec
+
+if TYPE_CHECKING:
+    from edge.runtime._core import Program
+
+T = TypeVar("T")
+
+_ERRORS: dict[str, type[EdgeError]] = {"bad-file": BadFile, "unsupported": Unsupported, "bad-argument": BadInput}
+
+
+class CoreSession:
+    """A program that the core has validated and planned; weights are read in place from `data`."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.inputs = [TensorSpec(f"input_{i}", *spec) for i, spec in enumerate(program.inputs)]
+        self.outputs = [TensorSpec(f"output_{i}", *spec) for i, spec in enumerate(program.outputs)]
+
+    def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        return _translated(lambda: self._program.run(list(arrays)))
+
+    def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
+        self.run(arrays)
+        calls = _translated(lambda: self._program.profile(list(arrays)))
+        return [OpProfile(op, nanoseconds * 1e-9, macs) for op, nanoseconds, macs in calls]
+
+    def close(self) -> None:
+        del self._program
+
+
+def available() -> str | None:
+    try:
+        import edge.runtime._core  # noqa: F401
+    except ImportError as error:
+        return f"the C core is not built ({error}): pip install --force-reinstall edge-deploy"
+    return None
+
+
+def open(data: Buffer, threads: int) -> CoreSession:
+    missing = available()
+    if missing:
+        raise MissingDependency(missing)
+    from edge.runtime._core import Program
+
+    return CoreSession(_translated(lambda: Program(data, threads)))
+
+
+def _translated(call: Callable[[], T]) -> T:
+    """The result of `call`, with the core's errors as ours."""
+    from edge.runtime._core import CoreError
+
+    try:
+        return call()
+    except CoreError as error:
+        status, text = error.args
+        raise _ERRORS[status](text) from None
