@@ -1,0 +1,225 @@
+"""Files of a data set in a folder, a zip or a tar archive, listed and read one by one; nothing is unpacked to disk."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+from edge.runtime.errors import BadFile
+
+MAX_FILES = 4_000_000
+MAX_FILE_BYTES = 256 << 20
+MAX_TOTAL_BYTES = 512 << 30
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+class Files(Protocol):
+    """A source of files. Names are relative, with forward slashes, free of "..".
+
+    Every method raises BadFile when the source is damaged, hostile or beyond the limits of this module.
+    """
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """Names of all regular files, in storage order."""
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """(name, content) of the files in `wanted`, in storage order."""
+
+
+def open_files(path: Path) -> Files:
+    """The files behind a path: a folder, or an archive known by its first bytes, not by its name.
+
+    Raises:
+        BadFile: there is nothing at `path`, or it is neither.
+    """
+    if path.is_dir():
+        return _Folder(path)
+    if not path.is_file():
+        raise BadFile(f"{path}: no such file or folder")
+    if zipfile.is_zipfile(path):
+        return _Zip(path)
+    try:
+        with _unpacked(path) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:"):
+            pass
+    except _DAMAGE:
+        raise BadFile(f"{path}: not a folder, zip, tar or .npz: expected one with images or WAV files") from None
+    return _Tar(path)
+
+
+class _Folder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        names = []
+        for folder, folders, files in os.walk(self.path):
+            folders.sort()
+            for file in sorted(files):
+                full = os.path.join(folder, file)
+                if os.path.isfile(full):
+                    names.append(Path(full).relative_to(self.path).as_posix())
+            if len(names) > MAX_FILES:
+                raise BadFile(f"{self.path}: more than {MAX_FILES:,} files")
+        return names
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        for name in wanted:
+            try:
+                with open(self.path / name, "rb") as file:
+                    data = file.read(MAX_FILE_BYTES + 1)
+            except OSError as error:
+                raise BadFile(f"{self.path / name}: cannot be read: {error.strerror}") from None
+            _check_size(self.path, name, len(data))
+            yield name, data
+
+
+class _Zip:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def names(self) -> list[str]:
+        with _damage(self.path), zipfile.ZipFile(self.path) as archive:
+            return [_relative(self.path, name) for name in self._members(archive)]
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        chosen = set(wanted)
+        with _damage(self.path), zipfile.ZipFile(self.path) as archive:
+            for member in self._members(archive):
+                name = _relative(self.path, member)
+                if name in chosen:
+                    info = archive.getinfo(member)
+                    _check_size(self.path, name, info.file_size)
+                    # zipfile stops at the declared size and compares the CRC.
+                    yield name, archive.read(info)
+
+    def _members(self, archive: zipfile.ZipFile) -> list[str]:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if len(infos) > MAX_FILES:
+            raise BadFile(f"{self.path}: more than {MAX_FILES:,} files")
+        return list(dict.fromkeys(info.filename for info in infos))
+
+
+class _Tar:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._places: dict[str, tuple[int, int]] = {}
+
+    def names(self) -> list[str]:
+        return list(self._index())
+
+    def read(self, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        places = self._index()
+        with _damage(self.path), _unpacked(self.path) as stream:
+            for name in sorted(wanted, key=lambda name: places[name]):
+                offset, size = places[name]
+                _check_size(self.path, name, size)
+                stream.seek(offset)
+                data = stream.read(size)
+                if len(data) < size:
+                    raise EOFError(f"{name} ends early")
+                yield name, data
+
+    def _index(self) -> dict[str, tuple[int, int]]:
+        """Offset and size of each regular file in the unpacked stream; links, devices and sparse files are left out."""
+        if self._places:
+            return self._places
+        count = total = 0
+        places = {}
+        with (
+            _damage(self.path),
+            _unpacked(self.path) as stream,
+            tarfile.open(fileobj=_Bounded(stream), mode="r:") as archive,
+        ):
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
+                count, total = count + 1, total + member.size
+                if count > MAX_FILES or total > MAX_TOTAL_BYTES:
+                    raise BadFile(f"{self.path}: more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB unpacked")
+                if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None:
+                    places[_relative(self.path, member.name)] = (member.offset_data, member.size)
+            # A whole archive ends in blocks of zeros; tarfile takes any end for the end.
+            stream.seek(archive.offset)
+            if not stream.read(1):
+                raise EOFError("the file ends early")
+        self._places = places
+        return places
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that refuses single reads beyond the file limit: a tar header may declare a name of gigabytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0 or size > MAX_FILE_BYTES:
+            raise tarfile.ReadError(f"an entry or header of more than {MAX_FILE_BYTES >> 20} MB")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    with open(path, "rb") as file:
+        magic = file.read(6)
+    opener: Any = open
+    if magic[:2] == b"\x1f\x8b":
+        opener = gzip.open
+    elif magic[:3] == b"BZh":
+        opener = bz2.open
+    elif magic == b"\xfd7zXZ\0":
+        opener = lzma.open
+    with opener(path, "rb") as stream:
+        yield stream
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Names the archive in whatever its reader stumbles over."""
+    try:
+        yield
+    except _DAMAGE as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadFile(f"{path}: damaged archive: {text}") from None
+
+
+def _relative(path: Path, name: str) -> str:
+    clean = name.replace("\\", "/")
+    parts = [part for part in clean.split("/") if part not in ("", ".")]
+    if clean.startswith("/") or ".." in parts or "\0" in clean or (parts and parts[0].endswith(":")) or not parts:
+        raise BadFile(f"{path}: entry {name[:80]!r} points out of the archive")
+    return str(PurePosixPath(*parts))
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise BadFile(f"{path}: {name}: larger than {MAX_FILE_BYTES >> 20} MB")
