@@ -1,0 +1,1 @@
+"""Lowering of a trained module to the file of each engine."""

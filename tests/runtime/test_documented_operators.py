@@ -1,0 +1,22 @@
+"""docs/operators.md lists exactly the operators that the core has."""
+
+from __future__ import annotations
+
+import re
+
+from edge.runtime import _core
+from tests.conftest import ROOT
+
+
+def test_portable_operators() -> None:
+    text = (ROOT / "docs" / "operators.md").read_text()
+    listed = re.findall(r"^(?:\w+::\S+(?:  )?)+$", text, re.MULTILINE)
+    names = {name for line in listed for name in line.split()}
+    assert names == {name for name in _core.operators() if not name.startswith("edge::")}
+
+
+def test_edge_operators() -> None:
+    text = (ROOT / "docs" / "operators.md").read_text()
+    names = set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE))
+    own = {name for name in _core.operators() if name.startswith("edge::")}
+    assert {f"edge::{name}.out" for name in names} == own
