@@ -1,0 +1,574 @@
+"""The whole job of `edge export`: train, freeze, lower to every format, verify each file on its engine, bundle.
+
+One call does it, `export_model`. Training runs here; the float twin and the exporters run in child processes
+(`edge.export.child`), two at a time, because they are noisy, slow to import and independent of each other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import platform
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import nn
+
+from edge.export.child import Child
+from edge.export.data import Dataset, load_dataset
+from edge.export.lower.freeze import freeze
+from edge.export.lower.layers import describe_layers
+from edge.export.lower.worker import Job
+from edge.export.models import ModelSpec, load_pretrained, resolve
+from edge.export.progress import Progress, Silent
+from edge.export.quantize import QuantConfig, ternarize
+from edge.export.train import TrainConfig, default_config, train
+from edge.export.twin import TwinJob
+from edge.runtime import _core
+from edge.runtime.bundle import file_entry, write_bundle
+from edge.runtime.errors import BadInput, Interrupted, MissingDependency
+from edge.runtime.manifest import (
+    EngineMetric,
+    FileEntry,
+    InputSpec,
+    Manifest,
+    Metrics,
+    Quantization,
+    TensorSpec,
+)
+from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
+from edge.runtime.target import FORMAT_ENGINES, find_target
+
+FORMATS = tuple(FORMAT_ENGINES)
+BITS = (1.58, 2, 4, 8, 32)
+REFERENCE_SAMPLES = 8
+"""Test inputs with their logits that travel in the bundle, so that a device can check itself."""
+
+_NEEDS = {
+    "pte": ("executorch", "edge-deploy[export]"),
+    "tflite": ("litert_torch", "edge-deploy[tflite-export]"),
+    "onnx": ("onnxscript", "edge-deploy[export]"),
+}
+
+
+_TASKS = {
+    ImagePreprocess: "image-classification",
+    AudioPreprocess: "audio-classification",
+    ArrayPreprocess: "classification",
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `edge export` can be told; the defaults are the command's.
+
+    Attributes:
+        model: a name from `edge models`, or "path/to/file.py:factory".
+        bits: 1.58, 2, 4, 8, or 32 (float).
+        data: "digits", or the path of an image folder, archive, .npz or WAV folder.
+        output: the bundle to write.
+        keep: patterns of layers that stay float, beyond the model's own.
+        measure: "median" or "mean", the scale of ternary weights.
+        conv: "int8" or "float" for k×k and depthwise convolutions.
+        epochs: None for the preset of the model and data; likewise `batch_size` and `lr`.
+        seed: of initialization, order and augmentation.
+        threads: of training; None for what the machine has.
+        tflite_bits: 2, 4 or 8, the storage of ternary weights in the .tflite.
+        formats: of "pte", "tflite", "onnx"; None for all that are installed and that the target runs.
+        resume: go on from the checkpoint of an interrupted export.
+        pretrained: a .pt/.pth/.safetensors checkpoint to start from.
+        float_twin: also train the same model in float, for comparison.
+        name: of the bundle; None for one made of data and model.
+        version: of the bundle.
+        license: SPDX identifier of the exported model.
+        limit: use at most this many training samples.
+        input_size: (height, width) that images are scaled to; None for the preset of the model and data.
+        verify_samples: at most this many test samples run on each engine.
+        target: from `edge targets`.
+        report: write the report beside the bundle.
+    """
+
+    model: str = "cct_2_3x2"
+    bits: float = 1.58
+    data: str = "digits"
+    output: Path = Path("model.edge")
+    keep: tuple[str, ...] = ()
+    measure: str = "median"
+    conv: str = "int8"
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int = 0
+    threads: int | None = None
+    tflite_bits: int = 2
+    formats: tuple[str, ...] | None = None
+    resume: bool = False
+    pretrained: Path | None = None
+    float_twin: bool = True
+    name: str | None = None
+    version: str = "1.0.0"
+    license: str = "unspecified"
+    limit: int | None = None
+    input_size: tuple[int, int] | None = None
+    verify_samples: int = 500
+    target: str = "generic"
+    report: bool = True
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made.
+
+    Attributes:
+        bundle: path of the .edge file.
+        manifest: as written into it.
+        history: a record an epoch of the quantized training.
+        float_history: of the float twin; empty without one.
+        files: bytes of each file in the bundle.
+        seconds: wall time by stage.
+        notes: things worth telling, such as a format that was left out.
+        report: the markdown page, if one was written.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    history: list[dict[str, Any]]
+    float_history: list[dict[str, Any]]
+    files: dict[str, int]
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    report: Path | None = None
+
+
+def export_model(options: ExportOptions, progress: Progress | None = None) -> ExportResult:
+    """Trains, lowers, verifies and bundles; writes nothing under `options.output` unless all of it succeeded.
+
+    Raises:
+        EdgeError: any expected failure, in one line; see the subclasses in `edge.runtime.errors`, `NonFiniteLoss`,
+            `VerificationFailed`, and `Interrupted` after Ctrl-C.
+    """
+    with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
+        return _Export(options, progress or Silent(), Path(scratch)).run()
+
+
+class _Export:
+    def __init__(self, options: ExportOptions, progress: Progress, scratch: Path) -> None:
+        self.options = options
+        self.progress = progress
+        self.scratch = scratch
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.children: list[Child] = []
+
+    def run(self) -> ExportResult:
+        started = time.monotonic()
+        formats = self._check_options()
+        threads = self.options.threads or os.cpu_count() or 1
+        torch.set_num_threads(threads)
+        try:
+            spec, dataset, data_arguments = self._model_and_data()
+            quantization = self._quantization(spec)
+            if spec.info.family == "user":
+                self._rehearse(spec, quantization, dataset)
+            model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)
+            with self._timed("lower"):
+                frozen, example, samples, accuracy = self._freeze(model, dataset)
+                lowered = self._lower(spec, quantization, model, samples, formats, threads)
+        finally:
+            for child in self.children:
+                child.stop()
+        self.seconds["total"] = time.monotonic() - started
+        manifest, files = self._manifest(
+            spec, quantization, dataset, frozen, example, samples, accuracy, twin, lowered, config, history
+        )
+        self.progress.stage("write the bundle")
+        write_bundle(self.options.output, manifest, files)
+        for path in (_checkpoint(self.options), _checkpoint(self.options, twin=True)):
+            path.unlink(missing_ok=True)
+        result = ExportResult(
+            bundle=self.options.output,
+            manifest=manifest,
+            history=history,
+            float_history=[] if twin is None else twin["history"],
+            files={name: entry.bytes for name, entry in manifest.files.items()},
+            seconds=self.seconds,
+            notes=self.notes,
+        )
+        if self.options.report:
+            from edge.export.report import write_report
+
+            self.progress.stage("write the report")
+            result = replace(result, report=write_report(result, self.options.output.parent))
+        return result
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self.seconds[name] = time.monotonic() - started
+
+    def _check_options(self) -> tuple[str, ...]:
+        """Refuses what cannot work before an hour of training, not after it; returns the formats to write."""
+        options = self.options
+        if options.bits not in BITS:
+            raise BadInput(f"bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+        if options.tflite_bits not in (2, 4, 8):
+            raise BadInput(f"tflite_bits: {options.tflite_bits} is not one of 2, 4, 8")
+        folder = options.output.parent
+        if not folder.is_dir():
+            raise BadInput(f"{folder}: no such folder for the bundle; create it or choose another with -o")
+        if not os.access(folder, os.W_OK):
+            raise BadInput(f"{folder}: not writable; choose another place for the bundle with -o")
+        if options.output.is_dir():
+            raise BadInput(f"{options.output}: is a folder; give the bundle a file name with -o")
+        if options.pretrained is not None and not options.pretrained.is_file():
+            raise BadInput(f"{options.pretrained}: no such checkpoint")
+        unknown = sorted(set(options.formats or ()) - set(FORMATS))
+        if unknown:
+            raise BadInput(f"formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+        target = find_target(options.target)
+        formats = []
+        for name in options.formats or FORMATS:
+            module, extra = _NEEDS[name]
+            if importlib.util.find_spec(module) is None:
+                advice = f".{name} needs {module}: pip install '{extra}'"
+                if options.formats is not None or name == "pte":
+                    raise MissingDependency(advice)
+                self._note(f"left out {advice}")
+            elif options.formats is None and name not in target.formats:
+                self._note(f"left out .{name}: no engine of target {target.name} reads it")
+            else:
+                formats.append(name)
+        return tuple(formats)
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.progress.note(text)
+
+    def _model_and_data(self) -> tuple[ModelSpec, Dataset, dict[str, Any]]:
+        options = self.options
+        info = resolve(options.model)  # a wrong name is told before the data is read
+        arguments: dict[str, Any] = {
+            "input_shape": info.shape_for(options.data, options.input_size),
+            "kind": None if info.preprocess == "any" else info.preprocess,
+            "seed": options.seed,
+            "limit": options.limit,
+        }
+        self.progress.stage(f"read {options.data}")
+        with self._timed("data"):
+            dataset = load_dataset(options.data, **arguments, progress=self.progress)
+        shape = [int(size) for size in dataset.input_shape]
+        spec = ModelSpec(options.model, {"num_classes": len(dataset.labels), "input_shape": shape})
+        return spec, dataset, {"spec": str(options.data), **arguments}
+
+    def _quantization(self, spec: ModelSpec) -> QuantConfig:
+        options = self.options
+        return QuantConfig(
+            bits=options.bits,
+            measure=options.measure,
+            conv="float" if options.bits == 32 else options.conv,
+            keep=() if options.bits == 32 else (*spec.keep, *options.keep),
+        )
+
+    def _train(
+        self,
+        spec: ModelSpec,
+        quantization: QuantConfig,
+        dataset: Dataset,
+        data_arguments: dict[str, Any],
+        threads: int,
+    ) -> tuple[nn.Module, dict[str, Any] | None, list[dict[str, Any]], TrainConfig]:
+        options = self.options
+        config = default_config(spec, dataset, seed=options.seed)
+        given: dict[str, Any] = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
+        config = replace(config, **{key: value for key, value in given.items() if value is not None})
+        torch.manual_seed(options.seed)
+        model = spec.build()
+        if options.pretrained is not None:
+            for note in load_pretrained(model, options.pretrained):
+                self._note(f"{options.pretrained.name}: {note}")
+        twin = None
+        if options.float_twin and options.bits != 32 and config.epochs > 0:
+            twin = self._start_twin(spec, model, data_arguments, config)
+            torch.set_num_threads(max(1, threads - 1))
+        model = ternarize(model, config=quantization)
+        checkpoint = _checkpoint(options)
+        with self._timed("train"):
+            result = train(model, dataset, config, progress=self.progress, checkpoint=checkpoint, resume=options.resume)
+        if result.interrupted:
+            raise Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
+        torch.set_num_threads(threads)
+        answer = None
+        if twin is not None:
+            with self._timed("float twin"):
+                self._wait([twin], "train the float twin")
+                answer = twin.result()
+        return model, answer, result.history, config
+
+    def _rehearse(self, spec: ModelSpec, quantization: QuantConfig, dataset: Dataset) -> None:
+        """Lowers a user's own module untrained, so that what cannot be exported is told before it is trained."""
+        with self._timed("rehearse"):
+            model = ternarize(spec.build(), config=quantization)
+            folder = self.scratch / "rehearsal"
+            folder.mkdir()
+            samples = {"inputs": dataset.test.batch(np.arange(1)).numpy()}
+            self._prepare(folder, "pte", spec, quantization, model, samples, rehearsal=True)
+            child = self._start("edge.export.lower.worker", folder)
+            self._wait([child], "check that the model can be lowered")
+            child.result()
+
+    def _start_twin(
+        self, spec: ModelSpec, model: nn.Module, data_arguments: dict[str, Any], config: TrainConfig
+    ) -> Child:
+        folder = self.scratch / "float-twin"
+        folder.mkdir()
+        weights = folder / "start.safetensors"
+        save_file(_parameters(model), weights)
+        TwinJob(
+            model=spec.to_dict(),
+            data=data_arguments,
+            config=config.to_dict(),
+            weights=str(weights),
+            checkpoint=str(_checkpoint(self.options, twin=True).resolve()),
+            resume=self.options.resume,
+        ).write(folder)
+        return self._start("edge.export.twin", folder)
+
+    def _start(self, module: str, folder: Path) -> Child:
+        child = Child(module, folder)
+        self.children.append(child)
+        return child
+
+    def _wait(self, children: list[Child], stage: str) -> None:
+        """Shows the progress of running children until all have ended."""
+        self.progress.stage(stage)
+        shown: dict[int, str] = {}
+        while True:
+            ended = [child.poll() for child in children]
+            for index, child in enumerate(children):
+                name = child.latest.get("stage")
+                if name and name != shown.get(index):
+                    shown[index] = name
+                    running = [n for i, n in shown.items() if not ended[i]]
+                    self.progress.stage(", ".join(running) or stage, child.latest.get("total"))
+                if child.latest.get("total") and not ended[index]:
+                    values = {k: v for k, v in child.latest.items() if k not in ("stage", "done", "total")}
+                    self.progress.update(child.latest["done"], **values)
+            if all(ended):
+                return
+            time.sleep(0.1)
+
+    def _freeze(
+        self, model: nn.Module, dataset: Dataset
+    ) -> tuple[nn.Module, tuple[torch.Tensor], dict[str, NDArray[Any]], float]:
+        """The frozen module, an example input, the samples to verify with, and the accuracy on the whole test set."""
+        self.progress.stage("measure the frozen model")
+        example = (dataset.test.batch(np.arange(1)),)
+        with torch.no_grad():
+            frozen = freeze(model, example, compact_constants=self.options.bits != 32)
+            logits = []
+            count = len(dataset.test)
+            for start in range(0, count, 64):
+                batch = dataset.test.batch(np.arange(start, min(start + 64, count)))
+                logits.append(torch.as_tensor(frozen(batch)).numpy())
+        answers = np.concatenate(logits)
+        if answers.ndim != 2 or answers.shape[1] != len(dataset.labels):
+            raise BadInput(
+                f"{self.options.model}: returns {list(answers.shape[1:])} per sample, "
+                f"the data has {len(dataset.labels)} classes: return one logit a class"
+            )
+        if not np.isfinite(answers).all():
+            raise BadInput(f"{self.options.model}: the trained model answers with NaN or infinity; lower --lr")
+        accuracy = float((answers.argmax(-1) == dataset.test.y).mean())
+        chosen = np.arange(count)
+        if count > self.options.verify_samples:
+            chosen = np.random.default_rng(0).choice(count, self.options.verify_samples, replace=False)
+        samples = {
+            "inputs": dataset.test.batch(chosen).numpy(),
+            "labels": dataset.test.y[chosen],
+            "logits": answers[chosen],
+        }
+        return frozen, example, samples, accuracy
+
+    def _lower(
+        self,
+        spec: ModelSpec,
+        quantization: QuantConfig,
+        model: nn.Module,
+        samples: dict[str, NDArray[Any]],
+        formats: tuple[str, ...],
+        threads: int,
+    ) -> dict[str, dict[str, Any]]:
+        """Runs the exporters, at most `threads` at a time; returns what each reported, by file name."""
+        waiting = list(formats)
+        running: dict[str, Child] = {}
+        done: dict[str, dict[str, Any]] = {}
+        while waiting or running:
+            while waiting and len(running) < threads:
+                name = waiting.pop(0)
+                folder = self.scratch / name
+                folder.mkdir()
+                self._prepare(folder, name, spec, quantization, model, samples)
+                running[name] = self._start("edge.export.lower.worker", folder)
+            self._wait_any(running)
+            for name in [n for n, child in running.items() if child.poll()]:
+                done[name] = running.pop(name).result()
+        for report in done.values():
+            for advice in report["missing"].values():
+                self._note(f"not verified: {advice}")
+        return {f"model.{name}": done[name] for name in formats}
+
+    def _prepare(
+        self,
+        folder: Path,
+        format_: str,
+        spec: ModelSpec,
+        quantization: QuantConfig,
+        model: nn.Module,
+        samples: dict[str, NDArray[Any]],
+        rehearsal: bool = False,
+    ) -> None:
+        """Fills a lowering child's folder."""
+        save_file(_parameters(model), folder / "model.safetensors")
+        np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]
+        Job(
+            format=format_,
+            model=spec.to_dict(),
+            quantization=quantization.to_dict(),
+            output=str(folder / f"model.{format_}"),
+            options=self._lowering_options(format_, quantization),
+            rehearsal=rehearsal,
+        ).write(folder)
+
+    def _lowering_options(self, name: str, quantization: QuantConfig) -> dict[str, Any]:
+        options: dict[str, Any] = {"compact_constants": quantization.bits != 32}
+        return {**options, "bits": self.options.tflite_bits} if name == "tflite" else options
+
+    def _wait_any(self, running: dict[str, Child]) -> None:
+        self.progress.stage("lower to " + ", ".join(f".{n}" for n in running))
+        stages: dict[str, str] = {}
+        while not any(child.poll() for child in running.values()):
+            for name, child in running.items():
+                stage = child.latest.get("stage", "")
+                if stage and stages.get(name) != stage:
+                    stages[name] = stage
+                    self.progress.stage("; ".join(dict.fromkeys(stages.values())), child.latest.get("total"))
+                if child.latest.get("total"):
+                    self.progress.update(child.latest["done"])
+            time.sleep(0.1)
+
+    def _manifest(
+        self,
+        spec: ModelSpec,
+        quantization: QuantConfig,
+        dataset: Dataset,
+        frozen: nn.Module,
+        example: tuple[torch.Tensor],
+        samples: dict[str, NDArray[Any]],
+        accuracy: float,
+        twin: dict[str, Any] | None,
+        lowered: dict[str, dict[str, Any]],
+        config: TrainConfig,
+        history: list[dict[str, Any]],
+    ) -> tuple[Manifest, dict[str, bytes]]:
+        options = self.options
+        files: dict[str, bytes] = {}
+        entries: dict[str, FileEntry] = {}
+        engines: dict[str, EngineMetric] = {}
+        for name, report in lowered.items():
+            format_ = name.rpartition(".")[2]
+            data = (self.scratch / format_ / name).read_bytes()
+            program = _core.Program(data) if format_ == "pte" else None
+            files[name] = data
+            entries[name] = file_entry(
+                data,
+                FORMAT_ENGINES[format_],
+                arena_bytes=None if program is None else program.arena_bytes,
+                macs=None if program is None else program.macs,
+                ops=report["lowering"]["ops"],
+            )
+            engines.update({engine: EngineMetric(**metric) for engine, metric in report["engines"].items()})
+        buffer = io.BytesIO()
+        few = {key: value[:REFERENCE_SAMPLES] for key, value in samples.items()}
+        np.savez(buffer, inputs=few["inputs"], outputs=few["logits"].astype(np.float32))
+        files["reference.npz"] = buffer.getvalue()
+        entries["reference.npz"] = file_entry(files["reference.npz"], ())
+        manifest = Manifest(
+            name=options.name or _bundle_name(dataset.name, spec.name),
+            version=options.version,
+            task=_TASKS[type(dataset.preprocess)],
+            created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            license=options.license,
+            generator=_generator(),
+            inputs=(InputSpec("input", "float32", tuple(example[0].shape), dataset.preprocess),),
+            outputs=(TensorSpec("logits", "float32", (1, len(dataset.labels))),),
+            labels=tuple(dataset.labels),
+            files=entries,
+            quantization=Quantization(
+                bits=quantization.bits,
+                measure=quantization.measure,
+                conv=quantization.conv,
+                norm=quantization.norm,
+                layers=describe_layers(frozen, example),
+            ),
+            metrics=Metrics(
+                metric="accuracy",
+                samples=len(dataset.test),
+                torch=accuracy,
+                float=None if twin is None else float(twin["accuracy"]),
+                engines=engines,
+            ),
+            training={
+                "model": spec.to_dict(),
+                "data": dataset.provenance,
+                "config": config.to_dict(),
+                "epochs_run": len(history),
+                "verified_samples": len(samples["labels"]),
+                "checked_operators": {name: report["checked"] for name, report in lowered.items()},
+                "pretrained": None if options.pretrained is None else options.pretrained.name,
+                "keep": list(quantization.keep),
+                "target": options.target,
+                "tflite_bits": options.tflite_bits,
+                "seconds": {key: round(value, 1) for key, value in self.seconds.items()},
+            },
+            reference="reference.npz",
+        )
+        return manifest, files
+
+
+def _bundle_name(data: str, model: str) -> str:
+    """ "digits-cct_2_3x2", of characters that a manifest allows."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100]
+
+
+def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict as safetensors wants it: contiguous, and no two entries sharing memory."""
+    return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+
+
+def _checkpoint(options: ExportOptions, twin: bool = False) -> Path:
+    """Where a training saves its state: beside the bundle."""
+    return options.output.with_name(f"{options.output.stem}.{'float.' if twin else ''}checkpoint")
+
+
+def _generator() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("edge-deploy", "torch", "executorch", "litert-torch", "onnx"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

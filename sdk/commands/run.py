@@ -1,0 +1,152 @@
+"""`edge run`: runs a model on files, folders, or the reference inputs that its bundle carries."""
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge.runtime.errors import BadFile, BadInput
+from edge.sdk.options import debug_option, json_option, print_json, threads_option
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edge.runtime.model import Model
+
+# What `Model.predict` reads; in a folder, other files are passed over.
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".wav", ".npy"}
+
+
+@click.command("run", short_help="Run a model on images, WAV files, arrays, or folders of them.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--backend", default="auto", show_default=True, help="Engine: core, executorch, litert, onnx, or auto.")
+@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for each input.")
+@click.option("--demo", is_flag=True, help="Run the reference inputs stored in the bundle (so does giving no input).")
+@threads_option
+@json_option
+@debug_option
+def command(
+    bundle: Path, inputs: tuple[Path, ...], backend: str, top: int, demo: bool, threads: int | None, as_json: bool
+) -> None:
+    """Run BUNDLE (.edge, .pte, .tflite or .onnx) on INPUTS: images, WAV files, .npy arrays, or folders of them."""
+    if demo and inputs:
+        raise click.UsageError("--demo runs the stored inputs: give no others")
+    from edge.runtime import load
+
+    with load(bundle, backend=backend, threads=threads) as model:
+        document: dict[str, Any] = {"model": str(bundle), "backend": model.backend}
+        if inputs:
+            document["results"] = [_predict(model, path, top) for path in _expand(inputs)]
+        else:
+            document.update(_run_reference(model, bundle, top))
+    if as_json:
+        print_json(document)
+    else:
+        _show(document)
+
+
+def _expand(paths: tuple[Path, ...]) -> Iterator[Path]:
+    """The files named, and those with a known suffix in the folders named, in name order."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        if not files:
+            raise BadInput(f"{path}: no image, .wav or .npy file in this folder")
+        yield from files
+
+
+def _predict(model: "Model", path: Path, top: int) -> dict[str, Any]:
+    source: Any = path
+    if path.suffix.lower() == ".npy":
+        source = _load_array(path)
+    start = time.perf_counter()
+    prediction = model.predict(source)
+    seconds = time.perf_counter() - start
+    return {"input": str(path), "seconds": seconds, **_ranking(prediction.top(top))}
+
+
+def _load_array(path: Path) -> "NDArray[Any]":
+    import numpy as np
+
+    try:
+        return np.asarray(np.load(path, allow_pickle=False))
+    except FileNotFoundError:
+        raise BadFile(f"{path}: no such file") from None
+    except (ValueError, EOFError) as error:
+        raise BadFile(f"{path}: not a NumPy array file: {error}") from None
+
+
+def _ranking(top: list[tuple[str, float]]) -> dict[str, Any]:
+    """The best class and the others worth showing, from (label, score) pairs, best first."""
+    return {
+        "label": top[0][0],
+        "score": top[0][1],
+        "top": [{"label": label, "score": score} for label, score in top],
+    }
+
+
+def _run_reference(model: "Model", bundle: Path, top: int) -> dict[str, Any]:
+    """Runs the bundle's stored inputs and says how many outputs agree with torch's, stored beside them."""
+    reference = model.manifest.reference if model.manifest else None
+    if reference is None:
+        raise BadInput(f"{bundle}: holds no reference inputs: give an image, a .wav, a .npy file or a folder")
+    import numpy as np
+
+    from edge.runtime.bundle import Bundle
+
+    with Bundle.open(bundle) as opened:
+        stored = opened.read(reference)
+    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+        inputs, expected = arrays["inputs"], arrays["outputs"]
+    results: list[dict[str, Any]] = []
+    agreeing = 0
+    for number, (sample, wanted) in enumerate(zip(inputs, expected, strict=True)):
+        start = time.perf_counter()
+        given = model(np.ascontiguousarray(sample.reshape(model.inputs[0].shape)))
+        seconds = time.perf_counter() - start
+        logits = np.asarray(given[0] if isinstance(given, tuple) else given).reshape(-1)
+        agreeing += int(np.argmax(logits) == np.argmax(wanted))
+        ranked = _best(logits, model.labels, top)
+        results.append({"input": f"{reference}[{number}]", "seconds": seconds, **_ranking(ranked)})
+    return {"reference": reference, "agreeing": agreeing, "results": results}
+
+
+def _best(logits: "NDArray[Any]", labels: tuple[str, ...], count: int) -> list[tuple[str, float]]:
+    """The `count` best classes with their softmax, best first."""
+    import numpy as np
+
+    weights = np.exp(logits - logits.max())
+    scores = weights / weights.sum()
+    order = np.argsort(-scores, kind="stable")[:count]
+    return [(labels[index] if labels else str(index), float(scores[index])) for index in order]
+
+
+def _show(document: dict[str, Any]) -> None:
+    from edge.sdk.console import format_seconds, print_table
+
+    results = document["results"]
+    if "reference" in document:
+        click.echo(
+            f"No input given: ran the {len(results)} reference inputs stored in the bundle; "
+            f"{document['agreeing']} of {len(results)} have the class that torch gave."
+        )
+    print_table(
+        ("input", "class", "score", "next", "time"),
+        [
+            (
+                row["input"],
+                row["label"],
+                f"{row['score']:.3f}",
+                "  ".join(f"{other['label']} {other['score']:.3f}" for other in row["top"][1:]),
+                format_seconds(row["seconds"]),
+            )
+            for row in results
+        ],
+        title=f"{document['model']} on {document['backend']}",
+    )

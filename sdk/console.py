@@ -1,0 +1,221 @@
+"""What people see: tables on standard output, progress on standard error. Imports rich, so import it late."""
+
+import re
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+# "12", "-", "1.40 MB", "99.4 %", "64×1×3×3"; not "0 edge::conv2d".
+_FIGURE = re.compile(r"-|[−-]?\d[\d.,×e+-]*( [%\wµ]{1,3})?")
+
+# A pipe has no width: wide enough that no cell of ours is folded.
+_PIPE_WIDTH = 200
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console on the present standard output or error, with markup off: names and paths are shown as they are."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _PIPE_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=not stream.isatty())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Prints a table; a column whose cells are all figures is set flush right.
+
+    Args:
+        columns: Headings.
+        rows: One cell a column; None is shown as "-".
+        title: A line above the table.
+    """
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, heading in enumerate(columns):
+        column = [row[index] for row in cells]
+        numeric = any(column) and all(_FIGURE.fullmatch(cell) for cell in column)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    out = console()
+    if title:
+        out.print(Text(title, style="bold"))
+    out.print(table)
+
+
+def format_bytes(count: int | None) -> str | None:
+    """1,396,224 -> "1.40 MB" (decimal units, as the limits of the project are given)."""
+    if count is None:
+        return None
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def format_count(count: int | None) -> str | None:
+    """42,100,000 -> "42.1 M"."""
+    if count is None:
+        return None
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
+
+
+def format_share(share: float | None, digits: int = 2) -> str | None:
+    """0.9943 -> "99.43 %"."""
+    return None if share is None else f"{100 * share:.{digits}f} %"
+
+
+def format_seconds(seconds: float) -> str:
+    """0.00213 -> "2.13 ms"; 83 -> "1 min 23 s"."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.1f} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.2f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def _figures(values: dict[str, float | str]) -> str:
+    """{"loss": 0.31, "accuracy": 0.9943} -> "loss 0.31  accuracy 99.43 %"."""
+    parts = []
+    for name, value in values.items():
+        if isinstance(value, str):
+            shown = value
+        elif name in ("accuracy", "test", "agreement"):
+            shown = f"{100 * value:.2f} %"
+        else:
+            shown = f"{value:.4g}"
+        parts.append(f"{name} {shown}")
+    return "  ".join(parts)
+
+
+class _UnitsColumn(ProgressColumn):
+    """ "12/40" for a stage of known length, nothing for others; a stage that ended counts as one unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counter = MofNCompleteColumn()
+
+    def render(self, task: Task) -> Text:
+        return self._counter.render(task) if task.total and task.total > 1 else Text("")
+
+
+class TerminalProgress:
+    """A bar a stage, with its figures and the time that is left (an `edge.export.progress.Progress`).
+
+    A context manager: the bars are drawn while it is open.
+    """
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            _UnitsColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console(stderr=True),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "TerminalProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._finish()
+        self._bars.stop()
+
+    def _finish(self) -> None:
+        if self._task is not None:
+            done = self._bars.tasks[-1].total or 1
+            self._bars.update(self._task, total=done, completed=done)
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._finish()
+        self._task = self._bars.add_task(name, total=total, figures="")
+
+    def update(self, done: int, **values: float | str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, figures=_figures(values))
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text)
+
+
+class PlainProgress:
+    """The same in plain lines, for logs and pipes: one when a stage starts, then one every few seconds."""
+
+    _EVERY_SECONDS = 10.0
+
+    def __init__(self) -> None:
+        self._name = ""
+        self._total: int | None = None
+        self._started = self._shown = 0.0
+        self._ended = False
+
+    def __enter__(self) -> "PlainProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._name, self._total = name, total
+        self._started = self._shown = time.monotonic()
+        self._ended = False
+        self._print(name)
+
+    def update(self, done: int, **values: float | str) -> None:
+        now = time.monotonic()
+        last = self._total is not None and done >= self._total
+        if self._ended or (not last and now - self._shown < self._EVERY_SECONDS):
+            return
+        self._shown, self._ended = now, last
+        elapsed = now - self._started
+        parts = [f"{self._name} {done}" + (f"/{self._total}" if self._total else "")]
+        if values:
+            parts.append(_figures(values))
+        if last:
+            parts.append(f"took {format_seconds(elapsed)}")
+        elif self._total and done:
+            parts.append(f"left {format_seconds(elapsed * (self._total - done) / done)}")
+        self._print("  ".join(parts))
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    @staticmethod
+    def _print(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 (a log line, which rich would fold)
+
+
+def progress() -> TerminalProgress | PlainProgress:
+    """The progress display that suits standard error."""
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()

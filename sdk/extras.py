@@ -1,0 +1,53 @@
+"""Which extra of the distribution brings which package: for `edge doctor`, and for the error about a missing one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that is optional somewhere.
+
+    Attributes:
+        module: What `import` calls it.
+        distribution: What pip calls it.
+        extra: The extra of edge-deploy that brings it; "" for the base install.
+        purpose: What it is for, in a few words.
+    """
+
+    module: str
+    distribution: str
+    extra: str
+    purpose: str
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'edge-deploy[{self.extra}]'" if self.extra else "pip install edge-deploy"
+
+
+PACKAGES: tuple[Package, ...] = (
+    Package("numpy", "numpy", "", "arrays"),
+    Package("click", "click", "", "command line"),
+    Package("rich", "rich", "", "tables and progress"),
+    Package("PIL", "pillow", "images", "image files"),
+    Package("ai_edge_litert", "ai-edge-litert", "litert", "engine for .tflite"),
+    Package("onnxruntime", "onnxruntime", "onnx", "engine for .onnx"),
+    Package("executorch", "executorch", "executorch", "engine for .pte with any operator; export"),
+    Package("torch", "torch", "export", "training"),
+    Package("torchao", "torchao", "export", "export"),
+    Package("onnx", "onnx", "export", "export to .onnx"),
+    Package("onnxscript", "onnxscript", "export", "export to .onnx"),
+    Package("safetensors", "safetensors", "export", "reading checkpoints"),
+    Package("sklearn", "scikit-learn", "export", "the digits data set"),
+    Package("matplotlib", "matplotlib", "export", "plots of the report"),
+    Package("litert_torch", "litert-torch", "tflite-export", "export to .tflite"),
+)
+
+
+def missing_dependency(error: ModuleNotFoundError) -> str | None:
+    """One line about the package whose absence `error` reports, or None if it is none of ours."""
+    top = (error.name or "").partition(".")[0]
+    for package in PACKAGES:
+        if package.module == top:
+            return f"this needs {package.distribution} ({package.purpose}), which is not installed: {package.install}"
+    return None

@@ -1,0 +1,210 @@
+"""run, inspect, bench, models, targets, doctor on a real bundle."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.runtime.manifest import ENGINES
+from edge.runtime.target import TARGETS
+
+
+def edge(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge.sdk.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def answer(*words: str | Path, cwd: Path | None = None) -> Any:
+    """The JSON document of a command that succeeds."""
+    done = edge(*words, "--json", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def refused(*words: str | Path, cwd: Path | None = None) -> str:
+    """The one line of a command that fails."""
+    done = edge(*words, cwd=cwd)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    assert done.stdout == ""
+    assert done.stderr.startswith("edge: error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def program(workspace: Path) -> Path:
+    """The .pte of the bundle as a file of its own."""
+    with zipfile.ZipFile(workspace / "digits.edge") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".pte"))
+        return Path(archive.extract(name, workspace))
+
+
+def test_run_knows_the_digit(workspace: Path) -> None:
+    document = answer("run", "digits.edge", "digit.png", cwd=workspace)
+    (row,) = document["results"]
+    assert document["backend"] == "core"
+    assert row["label"] == "7"
+    assert row["input"] == "digit.png"
+    assert len(row["top"]) == 3
+    assert row["top"][0]["score"] == row["score"] > row["top"][1]["score"]
+
+
+def test_run_takes_folders_and_arrays(workspace: Path) -> None:
+    document = answer("run", "digits.edge", "samples", "--top", "1", cwd=workspace)
+    assert [Path(row["input"]).name for row in document["results"]] == ["seven.npy", "seven.png"]
+    assert [row["label"] for row in document["results"]] == ["7", "7"]
+    assert document["results"][0]["score"] == document["results"][1]["score"]
+
+
+def test_run_without_input_runs_the_stored_ones_and_says_so(workspace: Path) -> None:
+    shown = edge("run", "digits.edge", cwd=workspace)
+    assert shown.returncode == 0, shown.stderr
+    assert "reference inputs stored in the bundle" in shown.stdout
+    document = answer("run", "digits.edge", "--demo", "--backend", "core", cwd=workspace)
+    assert document["agreeing"] == len(document["results"]) > 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_run_on_every_engine(workspace: Path, engine: str) -> None:
+    document = answer("run", "digits.edge", "digit.png", "--backend", engine, "--threads", "1", cwd=workspace)
+    assert document["backend"] == engine
+    assert document["results"][0]["label"] == "7"
+
+
+def test_run_a_bare_program(workspace: Path, program: Path) -> None:
+    from edge.runtime import Bundle
+
+    with Bundle.open(workspace / "digits.edge") as bundle:
+        preprocess = bundle.manifest.inputs[0].preprocess
+    assert preprocess is not None
+    np.save(workspace / "input.npy", preprocess(np.load(workspace / "samples" / "seven.npy")))
+    document = answer("run", program, "input.npy", cwd=workspace)
+    assert document["results"][0]["label"] == "7"
+
+
+def test_run_refuses_in_one_line(workspace: Path, program: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.npy").write_bytes(b"\x93NUMPY" + bytes(20))
+    (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "wrong.npy", np.zeros((1, 3, 9, 9), dtype=np.float32))
+    bundle = workspace / "digits.edge"
+    assert "no such" in refused("run", tmp_path / "missing.edge")
+    assert "missing.png" in refused("run", bundle, tmp_path / "missing.png")
+    assert "missing.npy: no such file" in refused("run", bundle, tmp_path / "missing.npy")
+    assert "not a NumPy array file" in refused("run", bundle, tmp_path / "bad.npy")
+    assert "no image, .wav or .npy file" in refused("run", bundle, tmp_path / "empty")
+    assert "expected auto, core" in refused("run", bundle, "--backend", "tpu")
+    assert "no reference inputs" in refused("run", program)
+    line = refused("run", program, tmp_path / "wrong.npy")
+    assert "expected float32" in line and "given float32 [1, 3, 9, 9]" in line
+
+
+def test_inspect_a_bundle(workspace: Path) -> None:
+    document = answer("inspect", "digits.edge", cwd=workspace)
+    manifest = document["manifest"]
+    assert document["kind"] == "bundle"
+    ternary = [layer for layer in manifest["quantization"]["layers"] if layer["bits"] == 1.58]
+    assert ternary
+    assert all(0.1 < layer["zero_fraction"] < 0.6 for layer in ternary)
+    shown = edge("inspect", "digits.edge", cwd=workspace).stdout
+    for layer in manifest["quantization"]["layers"]:
+        assert layer["name"] in shown
+    for engine in manifest["metrics"]["engines"]:
+        assert engine in shown
+
+
+def test_inspect_a_program_finds_the_same_ternary_layers(workspace: Path, program: Path) -> None:
+    document = answer("inspect", program)
+    manifest = answer("inspect", "digits.edge", cwd=workspace)["manifest"]
+    assert document["arena_bytes"] == manifest["files"][program.name]["arena_bytes"]
+    assert document["macs"] == manifest["files"][program.name]["macs"]
+
+    def ternary(layers: list[dict[str, Any]]) -> list[tuple[list[int], float]]:
+        found = [layer for layer in layers if layer["bits"] == 1.58]
+        return sorted((layer["shape"], round(layer["zero_fraction"], 6)) for layer in found)
+
+    assert ternary(document["layers"]) == ternary(manifest["quantization"]["layers"])
+    assert "edge::ternary_linear" in edge("inspect", program).stdout
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_inspect_other_files(workspace: Path, kind: str) -> None:
+    with zipfile.ZipFile(workspace / "digits.edge") as archive:
+        name = next(name for name in archive.namelist() if name.endswith(kind))
+        path = Path(archive.extract(name, workspace))
+    document = answer("inspect", path)
+    assert document["kind"] == kind
+    assert document["outputs"][0]["shape"] == [1, 10]
+    assert edge("inspect", path).returncode == 0
+
+
+def test_inspect_refuses_in_one_line(tmp_path: Path, program: Path) -> None:
+    (tmp_path / "cut.pte").write_bytes(program.read_bytes()[:500])
+    (tmp_path / "notes.txt").write_text("x")
+    assert "no such file" in refused("inspect", tmp_path / "missing.pte")
+    assert "cut.pte" in refused("inspect", tmp_path / "cut.pte")
+    assert "expected .edge" in refused("inspect", tmp_path / "notes.txt")
+
+
+def test_bench_compares_the_engines(workspace: Path) -> None:
+    document = answer("bench", "digits.edge", "--runs", "3", "--backends", "core,onnx", cwd=workspace)
+    assert [row["backend"] for row in document["results"]] == ["core", "onnx"]
+    assert document["results"][0]["ratio"] == 1
+    assert document["threads"] == 1
+    for row in document["results"]:
+        assert 0 < row["min_seconds"] <= row["median_seconds"]
+    shown = edge("bench", "digits.edge", "--runs", "2", cwd=workspace)
+    assert shown.returncode == 0, shown.stderr
+    assert "3 runs" not in shown.stdout and "2 runs in turn" in shown.stdout
+
+
+def test_bench_refuses_in_one_line(tmp_path: Path, program: Path) -> None:
+    assert "no such" in refused("bench", tmp_path / "missing.edge")
+    assert "litert" in refused("bench", program, "--backends", "litert")
+    (tmp_path / "cut.pte").write_bytes(program.read_bytes()[:500])
+    assert "cut.pte" in refused("bench", tmp_path / "cut.pte")
+
+
+def test_models() -> None:
+    names = {row["name"] for row in answer("models")}
+    assert {"cct_2_3x2", "cct_7_3x1", "cct_14_7x2", "ds_cnn", "mlp"} <= names
+    shown = edge("models")
+    assert shown.returncode == 0
+    assert all(name in shown.stdout for name in names)
+
+
+def test_targets() -> None:
+    assert [row["name"] for row in answer("targets")] == [target.name for target in TARGETS]
+    shown = edge("targets")
+    assert all(target.title in shown.stdout for target in TARGETS)
+
+
+def test_doctor() -> None:
+    document = answer("doctor")
+    assert document["core"]["ok"] and document["core"]["operators"] > 0
+    assert [row["name"] for row in document["engines"]] == list(ENGINES)
+    assert all(row["version"] for row in document["packages"] if row["extra"] == "")
+    assert document["cache"]["writable"]
+    assert "ready" in edge("doctor").stdout
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from click.testing import CliRunner
+
+    from edge.sdk.cli import cli
+
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "PIL" else found(name, *rest))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("EDGE_CACHE", "/proc/nowhere")
+    result = CliRunner().invoke(cli, ["doctor"], prog_name="edge")
+    assert result.exit_code == 0
+    assert "pip install 'edge-deploy[images]'" in result.stdout
+    assert "install g++ or clang++" in result.stdout

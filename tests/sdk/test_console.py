@@ -1,0 +1,82 @@
+"""Figures, tables and the plain progress."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from edge.sdk import console
+
+
+def test_figures() -> None:
+    assert console.format_bytes(999) == "999 B"
+    assert console.format_bytes(1_396_224) == "1.40 MB"
+    assert console.format_bytes(None) is None
+    assert console.format_count(42_100_000) == "42.1 M"
+    assert console.format_count(7) == "7"
+    assert console.format_share(0.99444) == "99.44 %"
+    assert console.format_seconds(2.5e-5) == "25.0 µs"
+    assert console.format_seconds(0.00213) == "2.13 ms"
+    assert console.format_seconds(83.2) == "1 min 23 s"
+
+
+def test_a_table_keeps_names_as_they_are_and_does_not_fold_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "classifier[0].blocks." + "x" * 120
+    console.print_table(("layer", "MACs"), [(name, "42"), ("b", None)], title="[bold]")
+    printed = capsys.readouterr().out
+    assert name in printed
+    assert "[bold]" in printed
+    assert printed.splitlines()[-1].split() == ["b", "-"]
+
+
+def test_plain_progress_is_a_line_a_stage_and_one_at_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.PlainProgress() as progress:
+        progress.stage("train", 100)
+        for step in range(1, 101):
+            progress.update(step, loss=0.5, accuracy=0.9944)
+        progress.update(100)
+        progress.stage("write")
+        progress.note("left out .tflite")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0] == "train"
+    assert lines[1].startswith("train 100/100  loss 0.5  accuracy 99.44 %  took ")
+    assert lines[2:] == ["write", "left out .tflite"]
+
+
+def test_plain_progress_says_how_long_is_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("edge.sdk.console.time.monotonic", lambda: now)
+    progress = console.PlainProgress()
+    progress.stage("train", 100)
+    now = 11.0
+    progress.update(25)
+    assert capsys.readouterr().err.splitlines()[-1] == "train 25/100  left 33.0 s"
+
+
+def test_terminal_progress_draws_on_standard_error_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stderr", terminal)
+    with console.progress() as progress:
+        assert isinstance(progress, console.TerminalProgress)
+        progress.stage("train", 10)
+        progress.update(10, loss=0.25, stage_name="late")
+        progress.note("a [note]")
+        progress.stage("write")
+    drawn = terminal.getvalue()
+    assert "train" in drawn
+    assert "loss 0.25" in drawn
+    assert "a [note]" in drawn
+    assert capsys.readouterr().out == ""
