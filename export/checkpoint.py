@@ -7,8 +7,6 @@ or the new one, also after a power cut or with a full disk.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edge.runtime.errors import BadFile, BadInput, EdgeError
+from edge.runtime.errors import BadFile, BadInput
+from edge.runtime.whole_file import whole_file
 
 _FORMAT = "edge-checkpoint-1"
 _MAX_HEADER = 64 << 20
@@ -65,7 +64,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise BadFile(f"{path}: not a checkpoint of a training run (format {metadata.get('format')!r})")
     try:
         info = json.loads(metadata["info"])
-    except (KeyError, json.JSONDecodeError):
+    except (KeyError, ValueError, RecursionError):  # ValueError: no JSON, or an integer of thousands of digits
         raise BadFile(f"{path}: the checkpoint's description is damaged: delete it and start again") from None
     if not isinstance(info, dict):
         raise BadFile(f"{path}: the checkpoint's description is damaged: delete it and start again")
@@ -82,6 +81,33 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def check_resumable(checkpoint: Checkpoint, parameters: Mapping[str, Tensor], where: object) -> None:
+    """Checks what a run takes over beside the weights: the state of AdamW and of torch's generator.
+
+    torch checks neither, and its fused optimizer reads and writes as many numbers as the parameter has.
+
+    Args:
+        parameters: the trained parameters by name; one that has not been stepped yet need not be in the checkpoint.
+
+    Raises:
+        BadInput: the checkpoint has state of another parameter.
+        BadFile: a state is incomplete, or not of the parameter's shape and dtype.
+    """
+    unknown = sorted(set(checkpoint.optimizer) - set(parameters))
+    if unknown:
+        raise BadInput(f"{where}: optimizer state of an unknown parameter {unknown[0]!r}")
+    for name, state in checkpoint.optimizer.items():
+        parameter = parameters[name]
+        wanted = dict.fromkeys(("exp_avg", "exp_avg_sq"), (parameter.shape, parameter.dtype))
+        wanted["step"] = (torch.Size(()), torch.float32)
+        if {slot: (value.shape, value.dtype) for slot, value in state.items()} != wanted:
+            raise BadFile(f"{where}: the optimizer state of {name!r} is damaged: delete the checkpoint and start again")
+    try:
+        torch.Generator().set_state(checkpoint.rng)
+    except (RuntimeError, TypeError):
+        raise BadFile(f"{where}: the random state is damaged: delete the checkpoint and start again") from None
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file atomically; tied tensors are written each on its own.
 
@@ -91,18 +117,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save
 
     data = save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}, metadata)
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = file.name
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise EdgeError(f"{path}: cannot write the checkpoint: {error.strerror or error}") from None
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

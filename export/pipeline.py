@@ -6,16 +6,18 @@ One call does it, `export_model`. Training runs here; the float twin and the exp
 
 from __future__ import annotations
 
-import importlib.util
 import io
+import math
 import os
 import platform
 import re
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -24,133 +26,46 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import nn
 
+from edge.export.checkpoint import save_tensors
 from edge.export.child import Child
 from edge.export.data import Dataset, load_dataset
 from edge.export.lower.freeze import freeze
 from edge.export.lower.layers import describe_layers
 from edge.export.lower.worker import Job
 from edge.export.models import ModelSpec, load_pretrained, resolve
+from edge.export.options import ExportOptions, ExportResult, check_options
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
 from edge.export.train import TrainConfig, default_config, train
 from edge.export.twin import TwinJob
 from edge.runtime import _core
 from edge.runtime.bundle import file_entry, write_bundle
-from edge.runtime.errors import BadInput, Interrupted, MissingDependency
+from edge.runtime.errors import BadInput, Interrupted
 from edge.runtime.manifest import (
     EngineMetric,
     FileEntry,
     InputSpec,
+    LayerRecord,
     Manifest,
     Metrics,
     Quantization,
     TensorSpec,
 )
 from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
-from edge.runtime.target import FORMAT_ENGINES, find_target
+from edge.runtime.target import FORMAT_ENGINES
 
-FORMATS = tuple(FORMAT_ENGINES)
-BITS = (1.58, 2, 4, 8, 32)
+__all__ = ["ExportOptions", "ExportResult", "export_model"]
+
 REFERENCE_SAMPLES = 8
 """Test inputs with their logits that travel in the bundle, so that a device can check itself."""
-
-_NEEDS = {
-    "pte": ("executorch", "edge-deploy[export]"),
-    "tflite": ("litert_torch", "edge-deploy[tflite-export]"),
-    "onnx": ("onnxscript", "edge-deploy[export]"),
-}
-
 
 _TASKS = {
     ImagePreprocess: "image-classification",
     AudioPreprocess: "audio-classification",
     ArrayPreprocess: "classification",
 }
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What `edge export` can be told; the defaults are the command's.
-
-    Attributes:
-        model: a name from `edge models`, or "path/to/file.py:factory".
-        bits: 1.58, 2, 4, 8, or 32 (float).
-        data: "digits", or the path of an image folder, archive, .npz or WAV folder.
-        output: the bundle to write.
-        keep: patterns of layers that stay float, beyond the model's own.
-        measure: "median" or "mean", the scale of ternary weights.
-        conv: "int8" or "float" for k×k and depthwise convolutions.
-        epochs: None for the preset of the model and data; likewise `batch_size` and `lr`.
-        seed: of initialization, order and augmentation.
-        threads: of training; None for what the machine has.
-        tflite_bits: 2, 4 or 8, the storage of ternary weights in the .tflite.
-        formats: of "pte", "tflite", "onnx"; None for all that are installed and that the target runs.
-        resume: go on from the checkpoint of an interrupted export.
-        pretrained: a .pt/.pth/.safetensors checkpoint to start from.
-        float_twin: also train the same model in float, for comparison.
-        name: of the bundle; None for one made of data and model.
-        version: of the bundle.
-        license: SPDX identifier of the exported model.
-        limit: use at most this many training samples.
-        input_size: (height, width) that images are scaled to; None for the preset of the model and data.
-        verify_samples: at most this many test samples run on each engine.
-        target: from `edge targets`.
-        report: write the report beside the bundle.
-    """
-
-    model: str = "cct_2_3x2"
-    bits: float = 1.58
-    data: str = "digits"
-    output: Path = Path("model.edge")
-    keep: tuple[str, ...] = ()
-    measure: str = "median"
-    conv: str = "int8"
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | None = None
-    seed: int = 0
-    threads: int | None = None
-    tflite_bits: int = 2
-    formats: tuple[str, ...] | None = None
-    resume: bool = False
-    pretrained: Path | None = None
-    float_twin: bool = True
-    name: str | None = None
-    version: str = "1.0.0"
-    license: str = "unspecified"
-    limit: int | None = None
-    input_size: tuple[int, int] | None = None
-    verify_samples: int = 500
-    target: str = "generic"
-    report: bool = True
-
-
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export made.
-
-    Attributes:
-        bundle: path of the .edge file.
-        manifest: as written into it.
-        history: a record an epoch of the quantized training.
-        float_history: of the float twin; empty without one.
-        files: bytes of each file in the bundle.
-        seconds: wall time by stage.
-        notes: things worth telling, such as a format that was left out.
-        report: the markdown page, if one was written.
-    """
-
-    bundle: Path
-    manifest: Manifest
-    history: list[dict[str, Any]]
-    float_history: list[dict[str, Any]]
-    files: dict[str, int]
-    seconds: dict[str, float]
-    notes: list[str] = field(default_factory=list)
-    report: Path | None = None
 
 
 def export_model(options: ExportOptions, progress: Progress | None = None) -> ExportResult:
@@ -160,7 +75,7 @@ def export_model(options: ExportOptions, progress: Progress | None = None) -> Ex
         EdgeError: any expected failure, in one line; see the subclasses in `edge.runtime.errors`, `NonFiniteLoss`,
             `VerificationFailed`, and `Interrupted` after Ctrl-C.
     """
-    with tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
+    with _terminable(), tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(options, progress or Silent(), Path(scratch)).run()
 
 
@@ -175,14 +90,15 @@ class _Export:
 
     def run(self) -> ExportResult:
         started = time.monotonic()
-        formats = self._check_options()
+        formats = check_options(self.options, self._note)
         threads = self.options.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         try:
             spec, dataset, data_arguments = self._model_and_data()
             quantization = self._quantization(spec)
+            self._try_out(spec, dataset)
             if spec.info.family == "user":
-                self._rehearse(spec, quantization, dataset)
+                self._rehearse(spec, quantization, dataset, formats, threads)
             model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)
             with self._timed("lower"):
                 frozen, example, samples, accuracy = self._freeze(model, dataset)
@@ -220,40 +136,6 @@ class _Export:
         yield
         self.seconds[name] = time.monotonic() - started
 
-    def _check_options(self) -> tuple[str, ...]:
-        """Refuses what cannot work before an hour of training, not after it; returns the formats to write."""
-        options = self.options
-        if options.bits not in BITS:
-            raise BadInput(f"bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
-        if options.tflite_bits not in (2, 4, 8):
-            raise BadInput(f"tflite_bits: {options.tflite_bits} is not one of 2, 4, 8")
-        folder = options.output.parent
-        if not folder.is_dir():
-            raise BadInput(f"{folder}: no such folder for the bundle; create it or choose another with -o")
-        if not os.access(folder, os.W_OK):
-            raise BadInput(f"{folder}: not writable; choose another place for the bundle with -o")
-        if options.output.is_dir():
-            raise BadInput(f"{options.output}: is a folder; give the bundle a file name with -o")
-        if options.pretrained is not None and not options.pretrained.is_file():
-            raise BadInput(f"{options.pretrained}: no such checkpoint")
-        unknown = sorted(set(options.formats or ()) - set(FORMATS))
-        if unknown:
-            raise BadInput(f"formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
-        target = find_target(options.target)
-        formats = []
-        for name in options.formats or FORMATS:
-            module, extra = _NEEDS[name]
-            if importlib.util.find_spec(module) is None:
-                advice = f".{name} needs {module}: pip install '{extra}'"
-                if options.formats is not None or name == "pte":
-                    raise MissingDependency(advice)
-                self._note(f"left out {advice}")
-            elif options.formats is None and name not in target.formats:
-                self._note(f"left out .{name}: no engine of target {target.name} reads it")
-            else:
-                formats.append(name)
-        return tuple(formats)
-
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.progress.note(text)
@@ -263,7 +145,7 @@ class _Export:
         info = resolve(options.model)  # a wrong name is told before the data is read
         arguments: dict[str, Any] = {
             "input_shape": info.shape_for(options.data, options.input_size),
-            "kind": None if info.preprocess == "any" else info.preprocess,
+            "kind": options.kind or (None if info.preprocess == "any" else info.preprocess),
             "seed": options.seed,
             "limit": options.limit,
         }
@@ -281,6 +163,7 @@ class _Export:
             measure=options.measure,
             conv="float" if options.bits == 32 else options.conv,
             keep=() if options.bits == 32 else (*spec.keep, *options.keep),
+            bitlinear_compat=options.bitlinear_compat,
         )
 
     def _train(
@@ -293,7 +176,12 @@ class _Export:
     ) -> tuple[nn.Module, dict[str, Any] | None, list[dict[str, Any]], TrainConfig]:
         options = self.options
         config = default_config(spec, dataset, seed=options.seed)
-        given: dict[str, Any] = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
+        given: dict[str, Any] = {
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "lr": options.lr,
+            "float_fraction": options.float_fraction,
+        }
         config = replace(config, **{key: value for key, value in given.items() if value is not None})
         torch.manual_seed(options.seed)
         model = spec.build()
@@ -307,7 +195,15 @@ class _Export:
         model = ternarize(model, config=quantization)
         checkpoint = _checkpoint(options)
         with self._timed("train"):
-            result = train(model, dataset, config, progress=self.progress, checkpoint=checkpoint, resume=options.resume)
+            result = train(
+                model,
+                dataset,
+                config,
+                progress=self.progress,
+                checkpoint=checkpoint,
+                resume=options.resume,
+                identity={**quantization.to_dict(), "model": spec.to_dict(), "data": dataset.provenance},
+            )
         if result.interrupted:
             raise Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
         torch.set_num_threads(threads)
@@ -318,17 +214,31 @@ class _Export:
                 answer = twin.result()
         return model, answer, result.history, config
 
-    def _rehearse(self, spec: ModelSpec, quantization: QuantConfig, dataset: Dataset) -> None:
+    def _try_out(self, spec: ModelSpec, dataset: Dataset) -> None:
+        """Runs the untrained model on one sample: what it takes and gives must fit the data."""
+        model, x, classes = spec.build(), dataset.test.batch(np.arange(1)), len(dataset.labels)
+        try:
+            with torch.no_grad():
+                y = model(x)
+        except Exception as error:  # whatever the user's forward raises
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise BadInput(f"{self.options.model}: cannot take the data's input {list(x.shape)}: {reason}") from error
+        given = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
+        if given != [1, classes]:
+            raise BadInput(
+                f"{self.options.model}: gives {given} for one sample; the data has {classes} classes, "
+                f"so it must give [1, {classes}], one logit a class"
+            )
+
+    def _rehearse(
+        self, spec: ModelSpec, quantization: QuantConfig, dataset: Dataset, formats: tuple[str, ...], threads: int
+    ) -> None:
         """Lowers a user's own module untrained, so that what cannot be exported is told before it is trained."""
         with self._timed("rehearse"):
+            torch.manual_seed(self.options.seed)
             model = ternarize(spec.build(), config=quantization)
-            folder = self.scratch / "rehearsal"
-            folder.mkdir()
             samples = {"inputs": dataset.test.batch(np.arange(1)).numpy()}
-            self._prepare(folder, "pte", spec, quantization, model, samples, rehearsal=True)
-            child = self._start("edge.export.lower.worker", folder)
-            self._wait([child], "check that the model can be lowered")
-            child.result()
+            self._lower_each(spec, quantization, model, samples, formats, threads, rehearsal=True)
 
     def _start_twin(
         self, spec: ModelSpec, model: nn.Module, data_arguments: dict[str, Any], config: TrainConfig
@@ -336,7 +246,7 @@ class _Export:
         folder = self.scratch / "float-twin"
         folder.mkdir()
         weights = folder / "start.safetensors"
-        save_file(_parameters(model), weights)
+        save_tensors(weights, model.state_dict())
         TwinJob(
             model=spec.to_dict(),
             data=data_arguments,
@@ -385,11 +295,6 @@ class _Export:
                 batch = dataset.test.batch(np.arange(start, min(start + 64, count)))
                 logits.append(torch.as_tensor(frozen(batch)).numpy())
         answers = np.concatenate(logits)
-        if answers.ndim != 2 or answers.shape[1] != len(dataset.labels):
-            raise BadInput(
-                f"{self.options.model}: returns {list(answers.shape[1:])} per sample, "
-                f"the data has {len(dataset.labels)} classes: return one logit a class"
-            )
         if not np.isfinite(answers).all():
             raise BadInput(f"{self.options.model}: the trained model answers with NaN or infinity; lower --lr")
         accuracy = float((answers.argmax(-1) == dataset.test.y).mean())
@@ -412,24 +317,38 @@ class _Export:
         formats: tuple[str, ...],
         threads: int,
     ) -> dict[str, dict[str, Any]]:
-        """Runs the exporters, at most `threads` at a time; returns what each reported, by file name."""
+        """Lowers and verifies every format; returns what each exporter reported, by file name."""
+        done = self._lower_each(spec, quantization, model, samples, formats, threads)
+        for report in done.values():
+            for advice in report["missing"].values():
+                self._note(f"not verified: {advice}")
+        return {f"model.{name}": done[name] for name in formats}
+
+    def _lower_each(
+        self,
+        spec: ModelSpec,
+        quantization: QuantConfig,
+        model: nn.Module,
+        samples: dict[str, NDArray[Any]],
+        formats: tuple[str, ...],
+        threads: int,
+        rehearsal: bool = False,
+    ) -> dict[str, dict[str, Any]]:
+        """Runs the exporters as children, at most `threads` at a time; their results by format."""
         waiting = list(formats)
         running: dict[str, Child] = {}
         done: dict[str, dict[str, Any]] = {}
         while waiting or running:
             while waiting and len(running) < threads:
                 name = waiting.pop(0)
-                folder = self.scratch / name
-                folder.mkdir()
-                self._prepare(folder, name, spec, quantization, model, samples)
+                folder = self.scratch / ("rehearsal" if rehearsal else "export") / name
+                folder.mkdir(parents=True)
+                self._prepare(folder, name, spec, quantization, model, samples, rehearsal)
                 running[name] = self._start("edge.export.lower.worker", folder)
             self._wait_any(running)
             for name in [n for n, child in running.items() if child.poll()]:
                 done[name] = running.pop(name).result()
-        for report in done.values():
-            for advice in report["missing"].values():
-                self._note(f"not verified: {advice}")
-        return {f"model.{name}": done[name] for name in formats}
+        return done
 
     def _prepare(
         self,
@@ -439,10 +358,10 @@ class _Export:
         quantization: QuantConfig,
         model: nn.Module,
         samples: dict[str, NDArray[Any]],
-        rehearsal: bool = False,
+        rehearsal: bool,
     ) -> None:
         """Fills a lowering child's folder."""
-        save_file(_parameters(model), folder / "model.safetensors")
+        save_tensors(folder / "model.safetensors", model.state_dict())
         np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]
         Job(
             format=format_,
@@ -488,16 +407,20 @@ class _Export:
         files: dict[str, bytes] = {}
         entries: dict[str, FileEntry] = {}
         engines: dict[str, EngineMetric] = {}
+        layers = describe_layers(frozen, example)
+        told = None if options.bits == 32 else _float_share(layers)
+        if told:
+            self._note(told)
         for name, report in lowered.items():
             format_ = name.rpartition(".")[2]
-            data = (self.scratch / format_ / name).read_bytes()
+            data = (self.scratch / "export" / format_ / name).read_bytes()
             program = _core.Program(data) if format_ == "pte" else None
             files[name] = data
             entries[name] = file_entry(
                 data,
                 FORMAT_ENGINES[format_],
                 arena_bytes=None if program is None else program.arena_bytes,
-                macs=None if program is None else program.macs,
+                macs=sum(layer.macs for layer in layers) if program is None else program.macs,
                 ops=report["lowering"]["ops"],
             )
             engines.update({engine: EngineMetric(**metric) for engine, metric in report["engines"].items()})
@@ -522,7 +445,7 @@ class _Export:
                 measure=quantization.measure,
                 conv=quantization.conv,
                 norm=quantization.norm,
-                layers=describe_layers(frozen, example),
+                layers=layers,
             ),
             metrics=Metrics(
                 metric="accuracy",
@@ -536,7 +459,6 @@ class _Export:
                 "data": dataset.provenance,
                 "config": config.to_dict(),
                 "epochs_run": len(history),
-                "verified_samples": len(samples["labels"]),
                 "checked_operators": {name: report["checked"] for name, report in lowered.items()},
                 "pretrained": None if options.pretrained is None else options.pretrained.name,
                 "keep": list(quantization.keep),
@@ -554,9 +476,32 @@ def _bundle_name(data: str, model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100]
 
 
-def _parameters(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict as safetensors wants it: contiguous, and no two entries sharing memory."""
-    return {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}
+def _float_share(layers: tuple[LayerRecord, ...]) -> str | None:
+    """What to tell of the weights that stay in float, if they are a twentieth of all or more."""
+    counts = {layer.name: math.prod(layer.shape) for layer in layers}
+    kept = [layer.name for layer in layers if layer.bits == 32]
+    share = sum(counts[name] for name in kept) / max(1, sum(counts.values()))
+    if share < 0.05:
+        return None
+    more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
+    return f"{share:.0%} of the weights stay in float: {', '.join(kept[:3])}{more}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does: children are stopped and the scratch folder is removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _checkpoint(options: ExportOptions, twin: bool = False) -> Path:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from edge.export.pipeline import ExportResult
+    from edge.export.options import ExportResult
 
 # Okabe and Ito's palette: told apart with any colour vision, and in print.
 _QUANTIZED, _FLOAT, _GREY = "#0072B2", "#D55E00", "#999999"
@@ -169,19 +169,19 @@ def _sizes_figure(result: ExportResult) -> Figure:
     """One row an engine: the size of its file on the left, its accuracy with the 95 % interval on the right."""
     manifest = result.manifest
     metrics = _metrics(manifest)
-    rows: list[tuple[str, int, float | None, str]] = [
-        (f"{metric.file}\non {engine}", size, metric.value, _QUANTIZED) for engine, metric, size in _rows(manifest)
+    rows: list[tuple[str, int, float | None, int, str]] = [
+        (f"{metric.file}\non {engine}", size, metric.value, metric.samples, _QUANTIZED)
+        for engine, metric, size in _rows(manifest)
     ]
-    rows.append(("float32 weights\nin torch", _float_bytes(manifest), metrics.float, _FLOAT))
+    rows.append(("float32 weights\nin torch", _float_bytes(manifest), metrics.float, metrics.samples, _FLOAT))
     figure, (left, right) = _figure(8.5, 1.4 + 0.55 * len(rows), 1, 2, sharey=True)
-    largest = max(size for _, size, _, _ in rows)
-    samples = int(manifest.training.get("verified_samples", metrics.samples))
-    for place, (_, size, accuracy, colour) in enumerate(rows):
+    largest = max(size for _, size, *_ in rows)
+    for place, (_, size, accuracy, samples, colour) in enumerate(rows):
         left.barh(place, size / 1e3, color=colour, height=0.6)
         left.text((size + largest * 0.02) / 1e3, place, f"{size / 1e3:,.0f} kB", va="center", fontsize=9)
         if accuracy is None:
             continue
-        low, high = _interval(accuracy, metrics.samples if colour == _FLOAT else samples)
+        low, high = _interval(accuracy, samples)
         right.plot([100 * low, 100 * high], [place, place], color=colour, linewidth=2, alpha=0.5)
         right.plot([100 * accuracy], [place], "o", color=colour)
         right.annotate(
@@ -192,11 +192,12 @@ def _sizes_figure(result: ExportResult) -> Figure:
             ha="center",
             fontsize=9,
         )
-    left.set_yticks(range(len(rows)), [name for name, _, _, _ in rows])
+    left.set_yticks(range(len(rows)), [name for name, *_ in rows])
     left.set_ylim(len(rows) - 0.5, -0.7)
     left.set_xlim(0, largest * 1.25 / 1e3)
     left.set_xlabel("size, kB")
-    right.set_xlabel(f"{metrics.metric}, % (bar: 95 % interval, {samples} samples)")
+    counts = " or ".join(str(count) for count in sorted({samples for *_, samples, _ in rows}))
+    right.set_xlabel(f"{metrics.metric}, % (bar: 95 % interval, {counts} samples)")
     figure.suptitle(f"{manifest.name}: size and {metrics.metric}")
     for axes in (left, right):
         _clean(axes)
@@ -218,12 +219,13 @@ def _page(result: ExportResult) -> str:
     metrics = _metrics(manifest)
     float_bytes = _float_bytes(manifest)
     engines = _table(
-        ("engine", "file", "size", metrics.metric, "agrees with torch", "largest difference"),
+        ("engine", "file", "size", "samples", metrics.metric, "agrees with torch", "largest difference"),
         [
             (
                 engine,
                 metric.file,
                 f"{size:,} B",
+                f"{metric.samples:,}",
                 _percent(metric.value),
                 _percent(metric.agreement),
                 f"{metric.max_abs_error:.2g}",
@@ -242,8 +244,7 @@ def _page(result: ExportResult) -> str:
         f"Task: {manifest.task}. Licence: {manifest.license}.",
         "![size and accuracy](sizes.png)",
         engines,
-        "Each row was measured by running the exported file on that engine "
-        f"({manifest.training.get('verified_samples', metrics.samples)} held-out samples).",
+        "Each row was measured by running the exported file on that engine, on so many of the held-out samples.",
         "## Training",
         "![training curve](training.png)",
         spent,

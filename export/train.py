@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.export.checkpoint import Checkpoint, load_checkpoint, load_into, save_checkpoint
+from edge.export.checkpoint import Checkpoint, check_resumable, load_checkpoint, load_into, save_checkpoint
 from edge.export.data import Dataset, Split
 from edge.export.data.augment import augmentation
 from edge.export.models import ModelSpec
@@ -173,6 +174,7 @@ def train(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    identity: Mapping[str, Any] | None = None,
 ) -> TrainResult:
     """Trains `model` in place and leaves it in evaluation mode, fully quantized.
 
@@ -186,6 +188,7 @@ def train(
         progress: told about every step.
         checkpoint: file to write after every epoch, every 30 s of a long one, and at Ctrl-C.
         resume: go on from `checkpoint` where it exists.
+        identity: what else must be the same to resume (quantization, model, data): JSON values by name.
 
     Raises:
         NonFiniteLoss: the loss or a gradient is NaN or infinite; names the step.
@@ -198,7 +201,7 @@ def train(
     # The caller's random numbers stay as they were.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        run = _Run(model, dataset, config, progress or Silent(), checkpoint)
+        run = _Run(model, dataset, config, progress or Silent(), checkpoint, dict(identity or {}))
         if resume and checkpoint is not None and checkpoint.exists():
             run.restore(checkpoint)
         with _interrupts() as stop:
@@ -210,13 +213,21 @@ class _Run:
     """One training run: what changes from step to step, and how it is saved."""
 
     def __init__(
-        self, model: nn.Module, dataset: Dataset, config: TrainConfig, progress: Progress, checkpoint: Path | None
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        config: TrainConfig,
+        progress: Progress,
+        checkpoint: Path | None,
+        identity: dict[str, Any],
     ) -> None:
         self.model = model
         self.dataset = dataset
         self.config = config
         self.progress = progress
         self.checkpoint = checkpoint
+        # As a checkpoint gives it back: JSON has no tuples.
+        self.identity = json.loads(json.dumps(identity))
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self.parameters:
             raise BadInput("the model has no parameters to train")
@@ -330,6 +341,7 @@ class _Run:
         info = {
             "step": self.result.steps,
             "config": self.config.to_dict(),
+            "identity": self.identity,
             "samples": len(self.y),
             "history": self.result.history,
             "seconds": self.result.seconds,
@@ -341,14 +353,13 @@ class _Run:
     def restore(self, path: Path) -> None:
         """Takes over the state of a checkpoint; the model is untouched if it does not fit."""
         saved = load_checkpoint(path)
-        info, config = saved.info, self.config.to_dict()
+        info = saved.info
         try:
-            for key, value in config.items():
-                if info["config"].get(key) != value:
-                    raise BadInput(
-                        f"{path}: was made with {key} {info['config'].get(key)!r}, now it is {value!r}: "
-                        "use the same or start anew"
-                    )
+            then, now = {**info["config"], **info["identity"]}, {**self.config.to_dict(), **self.identity}
+            for key, value in now.items():
+                if then.get(key) != value:
+                    was = f"{path}: was made with {key} {then.get(key)!r}"
+                    raise BadInput(f"{was}, now it is {value!r}: use the same or start anew")
             if info["samples"] != len(self.y):
                 raise BadInput(f"{path}: was made with {info['samples']} training samples, now there are {len(self.y)}")
             step, seconds = int(info["step"]), float(info["seconds"])
@@ -356,9 +367,7 @@ class _Run:
             self.loss_sum, self.right, self.seen = (float(v) for v in info["running"])
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BadInput(f"{path}: the checkpoint's description is incomplete: delete it and start again") from None
-        unknown = sorted(set(saved.optimizer) - set(self.parameters))
-        if unknown:
-            raise BadInput(f"{path}: optimizer state of an unknown parameter {unknown[0]!r}")
+        check_resumable(saved, self.parameters, path)
         load_into(self.model, saved.model, path)
         for name, state in saved.optimizer.items():
             self.optimizer.state[self.parameters[name]] = state

@@ -73,8 +73,15 @@ def _work(folder: Path) -> dict[str, Any]:
     model = ModelSpec.from_dict(job.model).build()
     model.load_state_dict(load_file(job.weights))
     config = TrainConfig.from_dict(job.config)
+    dataset = load_dataset(**data)
     result = train(
-        model, load_dataset(**data), config, progress=_ToParent(), checkpoint=Path(job.checkpoint), resume=job.resume
+        model,
+        dataset,
+        config,
+        progress=_ToParent(),
+        checkpoint=Path(job.checkpoint),
+        resume=job.resume,
+        identity={"model": job.model, "data": dataset.provenance},
     )
     return {"history": result.history, "accuracy": result.test_accuracy, "seconds": result.seconds}
 

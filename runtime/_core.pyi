@@ -31,7 +31,8 @@ class Program:
         threads: Upper bound of threads in a run; the scalar kernels use one.
 
     Raises:
-        CoreError: The file is damaged, or needs something that the core does not have; the text names it.
+        CoreError: The file is damaged, or needs something that the core does not have, or more memory than half the
+            machine's or 4 GiB; the text names it.
     """
 
     def __init__(self, data: Buffer, threads: int = 1) -> None: ...
@@ -105,7 +106,7 @@ def run_op(name: str, args: list[Any]) -> None:
     Args:
         name: As in `operators()`.
         args: `OpArgument`s in the schema's order; the trailing arrays are the outputs, written in place. Arrays are
-            C-contiguous.
+            C-contiguous and aligned to their dtype.
 
     Raises:
         CoreError: There is no such operator, or it refuses its arguments.

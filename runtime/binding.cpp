@@ -88,6 +88,13 @@ class Program {
       status = edge_measure(bytes, size, &need_, &error);
     }
     expect_ok(status, error);
+    uint64_t most = most_bytes_of_a_program();
+    if (need_.total_bytes > most) {
+      throw CoreFailure{EDGE_UNSUPPORTED, "needs " + std::to_string(need_.total_bytes >> 20) +
+                                              " MiB to run; at most " + std::to_string(most >> 20) +
+                                              " MiB are given on this machine (half its memory, and no more than "
+                                              "4096 MiB): use a smaller model"};
+    }
     block_ = Block(need_.total_bytes);
     {
       nb::gil_scoped_release released;

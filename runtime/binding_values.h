@@ -5,6 +5,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#if defined(_WIN32)
+#define NOMINMAX
+#include <windows.h>
+#else
+#include <unistd.h>
+#endif
+
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -132,6 +140,20 @@ class Block {
   size_t bytes_ = 0;
 };
 
+// What a program may ask for: a file of a few bytes can plan any amount, and all of it is written before the first run.
+inline uint64_t most_bytes_of_a_program() {
+  uint64_t half = UINT64_MAX;  // where the machine does not tell
+#if defined(_WIN32)
+  MEMORYSTATUSEX memory{};
+  memory.dwLength = sizeof memory;
+  if (GlobalMemoryStatusEx(&memory)) half = memory.ullTotalPhys / 2;
+#else
+  long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+  if (pages > 0 && page > 0) half = static_cast<uint64_t>(pages) * static_cast<uint64_t>(page) / 2;
+#endif
+  return std::min(half, UINT64_C(4) << 30);
+}
+
 // ---- Python values for an operator --------------------------------------------------------------------------------
 
 // Holds whatever the edge_values of one call point into.
@@ -164,6 +186,10 @@ class Arguments {
       views_.push_back(std::make_unique<View>(object, flags, what));
       value->kind = EDGE_TENSOR;
       value->as.tensor = views_.back()->tensor(what);
+      size_t width = edge_dtype_bytes(value->as.tensor.dtype);
+      if (reinterpret_cast<std::uintptr_t>(value->as.tensor.data) % width != 0) {
+        refuse(what + ": its memory is not at a multiple of " + std::to_string(width) + " bytes; pass a copy");
+      }
       data_.push_back({value, value->as.tensor.data});
       value->as.tensor.data = nullptr;  // a check may not look at data; `attach` adds it
     }

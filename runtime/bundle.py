@@ -1,8 +1,9 @@
 """Bundles: `name.edge`, a zip of a manifest and the model in each engine's format. Nothing in one is trusted.
 
 A bundle is a strict subset of zip, so that every reader sees the same files: the end record closes the file (no
-comment, nothing before the first entry or after the last), entries are plain files without folders, stored or
-deflated, and each is listed in the manifest with its size and SHA-256.
+comment, no zip64), nothing lies before, between or after the entries, each says of itself what the directory says,
+entries are plain files without folders, stored or deflated, and each is listed in the manifest with its size and
+SHA-256.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ _STORED_SUFFIXES = (".pte", ".tflite", ".onnx")
 
 _END = struct.Struct("<4s4H2LH")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_ZIP64_LOCATOR_BYTES = 20
+# Of a directory's record, a name as long as the manifest allows, and the extra fields and comment of a generous tool.
+_MAX_RECORD_BYTES = 46 + 100 + 1024
 # Zip extra field of Android's zipalign: an alignment and as many zeros as it takes.
 _ALIGN_EXTRA = struct.Struct("<HHH")
 _ALIGN_ID = 0xD935
@@ -82,9 +86,12 @@ class Bundle:
         except (OSError, ValueError) as error:
             raise BadFile(f"{place}: cannot be opened: {reason(error)}") from None
         try:
-            _check_end(file)
+            entries, start = _check_end(file)
             archive = zipfile.ZipFile(file)
+            if len(archive.infolist()) != entries:
+                raise BadFile(f"has {len(archive.infolist())} entries, its end record says {entries}")
             _check_directory(archive.infolist())
+            _check_layout(file, archive.infolist(), start)
             data = _inflate(archive, archive.getinfo(MANIFEST_NAME))
             manifest = Manifest.from_json(data)
             _check_listing(archive, manifest)
@@ -263,8 +270,12 @@ def _padding(offset: int) -> bytes:
     return _ALIGN_EXTRA.pack(_ALIGN_ID, 2 + zeros, ALIGNMENT) + bytes(zeros)
 
 
-def _check_end(file: BinaryIO) -> None:
-    """Checks size and end record before zipfile reads a directory of whatever size the record claims."""
+def _check_end(file: BinaryIO) -> tuple[int, int]:
+    """Checks size and end record before zipfile reads a directory of whatever size the record claims.
+
+    Returns:
+        The number of entries, and where the directory starts.
+    """
     size = file.seek(0, os.SEEK_END)
     if size > MAX_BUNDLE_BYTES:
         raise BadFile(f"{size:,} bytes; at most {MAX_BUNDLE_BYTES:,} are read")
@@ -277,13 +288,19 @@ def _check_end(file: BinaryIO) -> None:
         raise BadFile("not a bundle: its zip end record is not in order")
     if not 1 <= entries <= MAX_FILES + 1:
         raise BadFile(f"{entries} entries; at most {MAX_FILES + 1} are read")
+    if length > entries * _MAX_RECORD_BYTES:
+        raise BadFile(f"a directory of {length:,} bytes; at most {entries * _MAX_RECORD_BYTES:,} are read")
+    # Behind a locator zipfile takes another directory than the one that this record names.
+    file.seek(max(0, size - _END.size - _ZIP64_LOCATOR_BYTES))
+    if file.read(4) == b"PK\6\7":
+        raise BadFile("not a bundle: it has a zip64 end record")
+    return entries, start
 
 
 def _check_directory(infos: list[zipfile.ZipInfo]) -> None:
     """Checks each entry before any is unpacked."""
     seen: set[str] = set()
-    end = 0
-    for info in sorted(infos, key=lambda info: info.header_offset):
+    for info in infos:
         # `filename` ends at a NUL byte, `orig_filename` does not.
         name = info.orig_filename
         problem = None if name == MANIFEST_NAME else check_file_name(name)
@@ -291,6 +308,8 @@ def _check_directory(infos: list[zipfile.ZipInfo]) -> None:
         limit = MAX_MANIFEST_BYTES if name == MANIFEST_NAME else MAX_FILE_BYTES
         if problem is None and name.lower() in seen:
             problem = "occurs twice"
+        if problem is None and info.filename != name:
+            problem = "has two names"
         if problem is None and info.flag_bits & ~0x0806:  # not: UTF-8 name, deflate's speed
             problem = "is encrypted, or uses a zip feature that a bundle does not"
         if problem is None and kind not in (0, stat.S_IFREG):
@@ -303,14 +322,43 @@ def _check_directory(infos: list[zipfile.ZipInfo]) -> None:
             problem = "is stored, yet has two sizes"
         if problem is None and info.file_size > max(_RATIO_FREE_BYTES, info.compress_size * MAX_RATIO):
             problem = f"unpacks to more than {MAX_RATIO} times its size"
-        if problem is None and info.header_offset < end:
-            problem = "overlaps another entry"
         if problem:
             raise BadFile(f"entry {name[:120]!r}: {problem}")
         seen.add(name.lower())
-        end = info.header_offset + _LOCAL.size + info.compress_size
     if MANIFEST_NAME not in seen:
         raise BadFile(f"has no {MANIFEST_NAME}: not a bundle")
+
+
+def _check_layout(file: BinaryIO, infos: list[zipfile.ZipInfo], directory: int) -> None:
+    """Checks that the entries lie one behind the other from byte 0 to the directory, and agree with it."""
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        file.seek(info.header_offset)
+        signature, _, flags, method, _, _, crc, packed, size, name_bytes, extra_bytes = _LOCAL.unpack(
+            file.read(_LOCAL.size)
+        )
+        name = file.read(name_bytes)
+        problem = None
+        if info.header_offset < end:
+            problem = "overlaps another entry"
+        elif info.header_offset > end:
+            problem = f"has {info.header_offset - end:,} unused bytes before it"
+        elif signature != b"PK\3\4":
+            problem = "its header is not where the directory says"
+        elif (name, flags, method, crc, packed, size) != (
+            info.orig_filename.encode("ascii"),
+            info.flag_bits,
+            info.compress_type,
+            info.CRC,
+            info.compress_size,
+            info.file_size,
+        ):
+            problem = "its header and the directory differ"
+        if problem:
+            raise BadFile(f"entry {info.filename!r}: {problem}")
+        end = info.header_offset + _LOCAL.size + name_bytes + extra_bytes + info.compress_size
+    if end != directory:
+        raise BadFile(f"its entries end at byte {end:,}, its directory begins at {directory:,}")
 
 
 def _check_listing(archive: zipfile.ZipFile, manifest: Manifest) -> None:

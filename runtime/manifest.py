@@ -41,6 +41,21 @@ _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
+def check_identity(name: str, version: str, license_: str) -> None:
+    """Whether a manifest takes these texts.
+
+    Raises:
+        BadInput: naming the first that does not fit, and what does.
+    """
+    for field_, value in (("name", name), ("version", version)):
+        if not _NAME.fullmatch(value):
+            raise BadInput(
+                f"{field_}: {shown(value)}: expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
+            )
+    if not 1 <= len(license_) <= 200:
+        raise BadInput(f"license: {len(license_)} characters; expected 1 to 200")
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A tensor that goes in or comes out: NumPy dtype name and fixed shape, batch axis included."""
@@ -104,17 +119,21 @@ class Quantization:
 
 @dataclass(frozen=True)
 class EngineMetric:
-    """What one engine reached with the exported file: `agreement` is the share of samples with torch's top-1."""
+    """What one engine reached with the exported file on `samples` held-out samples.
+
+    `agreement` is the share of samples with torch's top-1, `max_abs_error` the largest difference of any output.
+    """
 
     file: str
     value: float
     agreement: float
     max_abs_error: float
+    samples: int
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """`metric` (for example "accuracy", 0..1) on `samples` held-out samples; `float` is the unquantized twin's."""
+    """`metric` (such as "accuracy", 0..1): `torch` and its unquantized twin `float` on `samples` held-out samples."""
 
     metric: str
     samples: int
@@ -443,6 +462,7 @@ def _read_metric(value: object, where: str) -> EngineMetric:
         value=record.number("value", -1e30, 1e30),
         agreement=record.number("agreement", 0, 1),
         max_abs_error=record.number("max_abs_error", 0, 1e30),
+        samples=record.integer("samples", 0, 1 << 40),
     )
     record.done()
     return made

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.runtime.backends import Buffer, OpProfile, Session, backend_module, default_threads
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
 from edge.runtime.fields import reason
-from edge.runtime.manifest import ENGINES, MAX_FILE_BYTES, InputSpec, Manifest, TensorSpec
+from edge.runtime.manifest import ENGINES, MAX_FILE_BYTES, FileEntry, InputSpec, Manifest, TensorSpec
 from edge.runtime.target import FORMAT_ENGINES
 
 
@@ -66,6 +66,7 @@ class Model:
             # The order of the tensors counts; their names inside a file are the exporter's.
             _check_same("input", manifest.inputs, self.inputs)
             _check_same("output", manifest.outputs, self.outputs)
+            _check_arena(manifest.files.get(Path(file).name), getattr(session, "arena_bytes", None))
             self.inputs, self.outputs = list(manifest.inputs), list(manifest.outputs)
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any] | tuple[NDArray[Any], ...]:
@@ -247,6 +248,13 @@ def _file_view(path: Path) -> memoryview:
         raise BadFile(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise BadFile(f"{path}: cannot be read: {reason(error)}") from None
+
+
+def _check_arena(entry: FileEntry | None, planned: int | None) -> None:
+    """Checks that a file plans no more memory than the manifest says; of the engines only the core tells."""
+    listed = entry.arena_bytes if entry else None
+    if listed is not None and planned is not None and planned > listed:
+        raise BadFile(f"plans {planned:,} bytes of memory; the manifest says {listed:,}: export it again")
 
 
 def _check_same(kind: str, listed: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:

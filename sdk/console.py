@@ -168,15 +168,23 @@ class TerminalProgress:
 
 
 class PlainProgress:
-    """The same in plain lines, for logs and pipes: one when a stage starts, then one every few seconds."""
+    """The same in plain lines, for logs and pipes: one when a stage starts, then one every few seconds.
+
+    A stage may be told of when it has long been running (a child process's, a training that is resumed): times are
+    told only of what was seen.
+    """
 
     _EVERY_SECONDS = 10.0
+    # The share of a stage that may be done at its first update if it is to count as seen from its beginning.
+    _BEGINNING = 0.1
 
     def __init__(self) -> None:
         self._name = ""
         self._total: int | None = None
         self._started = self._shown = 0.0
+        self._first: int | None = None  # what was done when the clock started; None before the first update
         self._ended = False
+        self._last_line = ""
 
     def __enter__(self) -> "PlainProgress":
         return self
@@ -189,11 +197,16 @@ class PlainProgress:
     def stage(self, name: str, total: int | None = None) -> None:
         self._name, self._total = name, total
         self._started = self._shown = time.monotonic()
+        self._first = None
         self._ended = False
-        self._print(name)
+        self._print_once(name)
 
     def update(self, done: int, **values: float | str) -> None:
         now = time.monotonic()
+        if self._first is None:
+            self._first = 0 if self._at_beginning(done) else done
+            if self._first:
+                self._started = now
         last = self._total is not None and done >= self._total
         if self._ended or (not last and now - self._shown < self._EVERY_SECONDS):
             return
@@ -202,17 +215,26 @@ class PlainProgress:
         parts = [f"{self._name} {done}" + (f"/{self._total}" if self._total else "")]
         if values:
             parts.append(_figures(values))
-        if last:
+        if last and not self._first:
             parts.append(f"took {format_seconds(elapsed)}")
-        elif self._total and done:
-            parts.append(f"left {format_seconds(elapsed * (self._total - done) / done)}")
-        self._print("  ".join(parts))
+        elif not last and self._total and done > self._first:
+            parts.append(f"left {format_seconds(elapsed * (self._total - done) / (done - self._first))}")
+        self._print_once("  ".join(parts))
+
+    def _at_beginning(self, done: int) -> bool:
+        """Whether a first update with `done` units comes early enough to time the stage from its announcement."""
+        return self._total is None or (done < self._total and done <= max(1, self._BEGINNING * self._total))
 
     def note(self, text: str) -> None:
         self._print(text)
 
-    @staticmethod
-    def _print(text: str) -> None:
+    def _print_once(self, text: str) -> None:
+        """Prints a line, unless it is the one just printed."""
+        if text != self._last_line:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._last_line = text
         print(text, file=sys.stderr, flush=True)  # noqa: T201 (a log line, which rich would fold)
 
 

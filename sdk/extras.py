@@ -10,18 +10,22 @@ class Package:
     Attributes:
         module: What `import` calls it.
         distribution: What pip calls it.
-        extra: The extra of edge-deploy that brings it; "" for the base install.
+        extra: The extra of edge-deploy that brings it; "" for the base install, None where no extra does.
         purpose: What it is for, in a few words.
+        alternative_to: The distribution whose place it takes; "" if it stands for itself.
     """
 
     module: str
     distribution: str
-    extra: str
+    extra: str | None
     purpose: str
+    alternative_to: str = ""
 
     @property
     def install(self) -> str:
         """The command that installs it."""
+        if self.extra is None:
+            return f"pip install {self.distribution}"
         return f"pip install 'edge-deploy[{self.extra}]'" if self.extra else "pip install edge-deploy"
 
 
@@ -31,6 +35,13 @@ PACKAGES: tuple[Package, ...] = (
     Package("rich", "rich", "", "tables and progress"),
     Package("PIL", "pillow", "images", "image files"),
     Package("ai_edge_litert", "ai-edge-litert", "litert", "engine for .tflite"),
+    Package(
+        "tflite_runtime",
+        "tflite-runtime",
+        None,
+        "instead of ai-edge-litert: Python up to 3.11, numpy 1, no INT2",
+        alternative_to="ai-edge-litert",
+    ),
     Package("onnxruntime", "onnxruntime", "onnx", "engine for .onnx"),
     Package("executorch", "executorch", "executorch", "engine for .pte with any operator; export"),
     Package("torch", "torch", "export", "training"),

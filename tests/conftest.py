@@ -56,8 +56,11 @@ def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
             scratch = CACHE / f"{name}.{os.getpid()}.tmp"
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            make(scratch)
-            scratch.rename(folder)
+            try:
+                make(scratch)
+                scratch.rename(folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
@@ -112,3 +115,33 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"real data: {DATA} is not there (set EDGE_DATA)")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def tflite_runtime() -> Path:
+    """A Python with tflite-runtime 2.14.0, which needs numpy 1 and so an environment of its own; it knows no `edge`.
+
+    It is a copy of this Python if there is a wheel for it, else of the newest on PATH that there is a wheel for.
+    """
+    wheels = [(3, 11), (3, 10)]
+    names = [f"python{major}.{minor}" for major, minor in wheels]
+    pythons = [sys.executable] if sys.version_info[:2] in wheels else [p for p in map(shutil.which, names) if p]
+    if not pythons:
+        pytest.skip("tflite-runtime 2.14.0: has wheels for Python 3.10 and 3.11, and neither is on PATH")
+
+    def make(folder: Path) -> None:
+        # Without a pip of its own: ours installs into it, and Debian's Python may have no ensurepip.
+        pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "--quiet"]
+        install = [*pip, "--only-binary", ":all:", "tflite-runtime==2.14.0", "numpy<2"]
+        for python in pythons:  # pyenv's may be on PATH and not work
+            for command in ([python, "-m", "venv", "--clear", "--without-pip", str(folder)], install):
+                result = subprocess.run(command, capture_output=True, text=True)
+                if result.returncode:
+                    break
+            else:
+                return
+        said = (result.stderr or result.stdout).strip().splitlines()
+        pytest.skip(f"tflite-runtime 2.14.0: cannot be installed ({said[-1] if said else command[0]})")
+
+    key = hashlib.sha256(pythons[0].encode()).hexdigest()[:20]
+    return made_once("tflite-runtime", f"2.14.0-{key}", make) / "bin" / "python"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,12 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.export.data.dataset import Dataset, Shape, Split, evenly, stratified
+from edge.export.data.files import check_method
 from edge.export.data.images import augmentation_for, image_dataset, plain_preprocess
 from edge.export.data.layout import MAX_LABEL
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.preprocess import ArrayPreprocess
 
 MAX_BYTES = 16 << 30
+
+# What zipfile and numpy's reader of headers raise; it goes through Python's own parser.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def load_arrays(
@@ -105,17 +121,38 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
-        if size > MAX_BYTES:
-            raise BadInput(f"{path}: {size >> 30} GB unpacked; at most {MAX_BYTES >> 30} are read")
+            if size > MAX_BYTES:
+                raise BadInput(f"{path}: {size >> 30} GB unpacked; at most {MAX_BYTES >> 30} are read")
+            for info in archive.infolist():
+                check_method(path, info)
+                _check_header(path, archive, info)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in file.files}
     except FileNotFoundError:
         raise BadFile(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, SyntaxError) as error:
+    except MemoryError:
+        raise BadFile(f"{path}: does not fit into memory") from None
+    except _DAMAGE as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "allow_pickle" in text:
             text = "it holds Python objects, which are not read: save plain arrays"
         raise BadFile(f"{path}: cannot be read as .npz: {text}") from None
+
+
+def _check_header(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Checks that an array's header claims the bytes that follow it: numpy allocates first and reads then."""
+    with archive.open(info) as entry:
+        if info.filename[-4:] != ".npy":
+            raise BadFile(f"{path}: {info.filename[:80]!r} is no array")
+        version = np.lib.format.read_magic(entry)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise BadFile(f"{path}: {info.filename[:80]!r} is an array of format {version}: expected 1.0 or 2.0")
+        shape, _, dtype = readers[version](entry)
+        held = info.file_size - entry.tell()
+    # An array of objects is a pickle of any size; the next reader refuses it.
+    if not dtype.hasobject and (not dtype.itemsize or math.prod(shape) * dtype.itemsize != held):
+        raise BadFile(f"{path}: {info.filename[:80]!r} claims {dtype} {list(shape)}, yet holds {held:,} bytes")
 
 
 def _check_lengths(path: Path, x: NDArray[Any], y: NDArray[Any]) -> None:

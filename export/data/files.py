@@ -20,7 +20,15 @@ from edge.runtime.errors import BadFile
 MAX_FILES = 4_000_000
 MAX_FILE_BYTES = 256 << 20
 MAX_TOTAL_BYTES = 512 << 30
+# A compressed tar is unpacked to its last byte just to list it: what may come of a small one is bounded.
+MAX_RATIO = 1000
+RATIO_FREE_BYTES = 1 << 30
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+# tarfile reads long names and attributes whole; a name has 4 kB at most.
+_MAX_TAR_HEADER_BYTES = 1 << 20
+_MAX_TAR_ATTRIBUTES = 1000
+_CHUNK = 1 << 20
 
 _DAMAGE = (
     OSError,
@@ -63,7 +71,7 @@ def open_files(path: Path) -> Files:
     if zipfile.is_zipfile(path):
         return _Zip(path)
     try:
-        with _unpacked(path) as stream, tarfile.open(fileobj=_Bounded(stream), mode="r:"):
+        with _unpacked(path) as stream, tarfile.open(fileobj=_Headers(path, stream), mode="r:"):
             pass
     except _DAMAGE:
         raise BadFile(f"{path}: not a folder, zip, tar or .npz: expected one with images or WAV files") from None
@@ -113,13 +121,14 @@ class _Zip:
                 if name in chosen:
                     info = archive.getinfo(member)
                     _check_size(self.path, name, info.file_size)
-                    # zipfile stops at the declared size and compares the CRC.
-                    yield name, archive.read(info)
+                    yield name, _inflate(archive, info)
 
     def _members(self, archive: zipfile.ZipFile) -> list[str]:
         infos = [info for info in archive.infolist() if not info.is_dir()]
         if len(infos) > MAX_FILES:
             raise BadFile(f"{self.path}: more than {MAX_FILES:,} files")
+        for info in infos:
+            check_method(self.path, info)
         return list(dict.fromkeys(info.filename for info in infos))
 
 
@@ -147,18 +156,22 @@ class _Tar:
         """Offset and size of each regular file in the unpacked stream; links, devices and sparse files are left out."""
         if self._places:
             return self._places
-        count = total = 0
+        count = 0
         places = {}
         with (
             _damage(self.path),
             _unpacked(self.path) as stream,
-            tarfile.open(fileobj=_Bounded(stream), mode="r:") as archive,
+            tarfile.open(fileobj=_Headers(self.path, stream), mode="r:") as archive,
         ):
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
-                count, total = count + 1, total + member.size
-                if count > MAX_FILES or total > MAX_TOTAL_BYTES:
-                    raise BadFile(f"{self.path}: more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB unpacked")
+                count += 1
+                if count > MAX_FILES:
+                    raise BadFile(f"{self.path}: more than {MAX_FILES:,} files")
+                if member.size < 0:  # the binary form of a size has a sign
+                    raise BadFile(f"{self.path}: entry {member.name[:80]!r} has a size of {member.size}")
+                if len(archive.pax_headers) > _MAX_TAR_ATTRIBUTES:
+                    raise BadFile(f"{self.path}: more than {_MAX_TAR_ATTRIBUTES:,} attributes for all its files")
                 if member.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and member.sparse is None:
                     places[_relative(self.path, member.name)] = (member.offset_data, member.size)
             # A whole archive ends in blocks of zeros; tarfile takes any end for the end.
@@ -169,19 +182,32 @@ class _Tar:
         return places
 
 
-class _Bounded(io.RawIOBase):
-    """A stream that refuses single reads beyond the file limit: a tar header may declare a name of gigabytes."""
+class _Headers(io.RawIOBase):
+    """What tarfile reads of an unpacked stream: headers alone, of a decent size, and none beyond the total limit.
 
-    def __init__(self, file: IO[bytes]) -> None:
+    A header may declare a name of gigabytes, or a file after which the next header is hours of unpacking away.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path = path
         self._file = file
+        packed = path.stat().st_size
+        compressed = not isinstance(file, io.BufferedReader)
+        self._end = min(MAX_TOTAL_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * packed)) if compressed else MAX_TOTAL_BYTES
 
     def read(self, size: int = -1, /) -> bytes:
-        if size < 0 or size > MAX_FILE_BYTES:
-            raise tarfile.ReadError(f"an entry or header of more than {MAX_FILE_BYTES >> 20} MB")
+        if not 0 <= size <= _MAX_TAR_HEADER_BYTES:
+            raise BadFile(f"{self._path}: an entry's header is larger than {_MAX_TAR_HEADER_BYTES >> 10} kB")
+        self._check(self._file.tell() + size)
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._check(offset)
         return self._file.seek(offset, whence)
+
+    def _check(self, end: int) -> None:
+        if end > self._end:
+            raise BadFile(f"{self._path}: more than {self._end >> 20:,} MB unpacked: unpack it into a folder")
 
     def tell(self) -> int:
         return self._file.tell()
@@ -218,6 +244,32 @@ def _relative(path: Path, name: str) -> str:
     if clean.startswith("/") or ".." in parts or "\0" in clean or (parts and parts[0].endswith(":")) or not parts:
         raise BadFile(f"{path}: entry {name[:80]!r} points out of the archive")
     return str(PurePosixPath(*parts))
+
+
+def check_method(path: Path, info: zipfile.ZipInfo) -> None:
+    """Refuses what zipfile would unpack without bound: it reads bzip2 and LZMA a whole block or more at a time.
+
+    Raises:
+        BadFile: the entry is neither stored nor deflated.
+    """
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BadFile(
+            f"{path}: {info.filename[:80]!r} is compressed by method {info.compress_type}: zip it again by deflate"
+        )
+
+
+def _inflate(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Unpacks an entry; never holds more than its declared size. zipfile compares the CRC at the end of it."""
+    chunks = []
+    missing = info.file_size
+    with archive.open(info) as stream:
+        while missing:
+            chunk = stream.read(min(missing, _CHUNK))
+            if not chunk:
+                raise EOFError(f"{info.filename} ends early")
+            chunks.append(chunk)
+            missing -= len(chunk)
+    return b"".join(chunks)
 
 
 def _check_size(path: Path, name: str, size: int) -> None:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edge.export.lower.freeze import FrozenConv2d, FrozenLayer, frozen_layers
+from edge.export.lower.freeze import FrozenConv1x1, FrozenConv2d, FrozenLayer, frozen_layers
 
 MIN_AMAX = 1e-5
 """Smallest absolute maximum an activation scale is taken from."""
@@ -94,7 +94,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 class HybridLinear(nn.Module):
-    """A linear layer or 1x1 convolution over float weights `codes * scales`; NCHW in and out for the latter."""
+    """A linear layer or pointwise convolution over float weights `codes * scales`; channels first for the latter."""
 
     weight: Tensor
     bias: Tensor | None
@@ -102,21 +102,21 @@ class HybridLinear(nn.Module):
     def __init__(self, layer: FrozenLayer) -> None:
         super().__init__()
         self.norm_eps = layer.norm_eps
-        self.is_conv = layer.kind == "conv1x1"
+        self.stride = layer.stride if isinstance(layer, FrozenConv1x1) else None
         self.register_buffer("weight", layer.codes.float() * layer.scales.view(-1, 1))
         self.register_buffer("bias", layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_conv:
-            x = x.permute(0, 2, 3, 1)
+        if self.stride is not None:
+            x = _pixels(x, self.stride)
         if self.norm_eps >= 0:
             x = _normalize(x, self.norm_eps)
         y = F.linear(x, self.weight, self.bias)
-        return y.permute(0, 3, 1, 2) if self.is_conv else y
+        return y if self.stride is None else y.movedim(-1, 1)
 
 
 class ExplicitLinear(nn.Module):
-    """A linear layer or 1x1 convolution with its activation quantization and integer product spelled out.
+    """A linear layer or pointwise convolution with its activation quantization and integer product spelled out.
 
     Buffer `codes` is float32 [K, N], integer-valued; so are the activations it is multiplied with.
     """
@@ -128,7 +128,7 @@ class ExplicitLinear(nn.Module):
     def __init__(self, layer: FrozenLayer, *, compact_norm: bool) -> None:
         super().__init__()
         self.norm_eps = layer.norm_eps
-        self.is_conv = layer.kind == "conv1x1"
+        self.stride = layer.stride if isinstance(layer, FrozenConv1x1) else None
         self.bitlinear_compat = layer.bitlinear_compat
         self.compact_norm = compact_norm
         self.register_buffer("codes", layer.codes.float().t().contiguous())
@@ -136,8 +136,8 @@ class ExplicitLinear(nn.Module):
         self.register_buffer("bias", layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.is_conv:
-            x = x.permute(0, 2, 3, 1)
+        if self.stride is not None:
+            x = _pixels(x, self.stride)
         if self.norm_eps >= 0:
             normalize = _normalize if self.compact_norm else _layer_norm
             x = normalize(x, self.norm_eps)
@@ -149,7 +149,7 @@ class ExplicitLinear(nn.Module):
             q, scale = _quantize(x, (-1,), 127.0)
             y = torch.matmul(q, self.codes) * (self.scales / scale)
             y = y if self.bias is None else y + self.bias
-        return y.permute(0, 3, 1, 2) if self.is_conv else y
+        return y if self.stride is None else y.movedim(-1, 1)
 
 
 class ExplicitConv2d(nn.Module):
@@ -172,6 +172,12 @@ class ExplicitConv2d(nn.Module):
         y = F.conv2d(q, self.codes, None, self.stride, self.padding, self.dilation, self.groups)
         y = y * (self.scales / scale)
         return y if self.bias is None else y + self.bias
+
+
+def _pixels(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """Channels first ([B, C, L] or [B, C, H, W]) to channels last, only the pixels that the stride meets."""
+    x, (down, across) = x.movedim(1, -1), stride
+    return x[:, ::down, ::across] if down > 1 or across > 1 else x
 
 
 class CompactLayerNorm(nn.Module):

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 import edge.export.ops as ops
 from edge.export.lower.constants import added_constants, rounded_rows
-from edge.export.quantize import BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.quantize import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
 from edge.runtime.errors import Unsupported
 
 Kind = Literal["linear", "conv1x1", "conv2d"]
@@ -96,11 +96,29 @@ class FrozenLinear(FrozenLayer):
 
 
 class FrozenConv1x1(FrozenLinear):
-    """A 1×1 convolution, stride 1, as a linear over each pixel's channels; NCHW in and out."""
+    """A 1×1 convolution as a linear over each pixel's channels; NCHW in and out.
+
+    The operator knows no stride: `stride` (down, across) picks the pixels in front of it.
+    """
 
     kind: Kind = "conv1x1"
 
+    def __init__(
+        self,
+        codes: Tensor,
+        bits: float,
+        scales: Tensor,
+        bias: Tensor | None,
+        norm_eps: float,
+        stride: tuple[int, int] = (1, 1),
+    ) -> None:
+        super().__init__(codes, bits, scales, bias, norm_eps)
+        self.stride = stride
+
     def forward(self, x: Tensor) -> Tensor:
+        down, across = self.stride
+        if down > 1 or across > 1:
+            x = x[:, :, ::down, ::across]
         if self.bits == 1.58:
             y: Tensor = torch.ops.edge.ternary_conv1x1(
                 x, self.packed, self.scales, self.bias, None, self.norm_eps, ops.NONE
@@ -110,6 +128,13 @@ class FrozenConv1x1(FrozenLinear):
                 x, self.packed, self.scales, self.bias, None, int(self.bits), self.norm_eps, ops.NONE
             )
         return y
+
+
+class FrozenConv1d(FrozenConv1x1):
+    """A convolution of kernel 1 over [B, K, L], as a 1×1 convolution over [B, K, L, 1]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.unsqueeze(-1)).squeeze(-1)
 
 
 class FrozenConv2d(FrozenLayer):
@@ -208,7 +233,10 @@ def _freeze_layer(module: nn.Module) -> FrozenLayer | None:
     if isinstance(module, BitConv1x1):
         codes, scales = module.codes_and_scales()
         eps = module.eps if module.norm else -1.0
-        return FrozenConv1x1(codes.flatten(1), module.bits, scales, module.bias, eps)
+        if isinstance(module, BitConv1d):
+            return FrozenConv1d(codes, module.bits, scales, module.bias, eps)
+        down, across = module.stride
+        return FrozenConv1x1(codes, module.bits, scales, module.bias, eps, (down, across))
     if isinstance(module, Int8Conv2d):
         codes, scales = module.codes_and_scales()
         return FrozenConv2d(codes, scales, module.bias, module)

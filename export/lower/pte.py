@@ -78,13 +78,13 @@ def _refuse_unsupported(program: Any) -> None:
             continue
         name = _out_name(node.target)
         if name not in supported and name not in _PLANNED:
-            missing.setdefault(name, module_path(node) or "the top-level module")
+            missing.setdefault(name, f"module {path!r}" if (path := module_path(node)) else "the top-level module")
     if missing:
         listed = "; ".join(f"{name} in {where}" for name, where in list(missing.items())[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise Unsupported(
             f"the core has no operator for {listed}{more}: "
-            "rewrite that module with supported operators (docs/operators.md)"
+            "rewrite that with supported operators (docs/operators.md), or leave .pte out with --formats"
         )
 
 

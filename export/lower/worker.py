@@ -12,11 +12,13 @@ Run as `python -m edge.export.lower.worker FOLDER`.
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,26 @@ def rebuild(spec: dict[str, Any], quantization: dict[str, Any], weights: Path) -
     return model.eval()
 
 
+def _exporter(format_: str) -> ModuleType:
+    """The module of a format; importing it takes seconds."""
+    return importlib.import_module(f"edge.export.lower.{format_}")
+
+
+def lower(
+    format_: str,
+    frozen: nn.Module,
+    example: torch.Tensor,
+    path: Path,
+    options: dict[str, Any],
+    report: Callable[..., None] = report_progress,
+) -> dict[str, Any]:
+    """Writes one format; returns what its exporter reports. Arguments as `lower_and_verify`."""
+    exporter = _exporter(format_)
+    report(f"lower to .{format_}")
+    result: dict[str, Any] = getattr(exporter, f"to_{format_}")(frozen, (example,), path, **options)
+    return result
+
+
 def lower_and_verify(
     format_: str,
     frozen: nn.Module,
@@ -101,23 +123,12 @@ def lower_and_verify(
     """
     from edge.export.lower.verify import check_core_operators, check_engine_layers, measure_engine
 
-    report(f"lower to .{format_}")
     few = [sample[None] for sample in samples["inputs"][:4]]
+    lowering = lower(format_, frozen, example, path, options, report)
     if format_ == "pte":
-        from edge.export.lower.pte import to_pte
-
-        lowering = to_pte(frozen, (example,), path, **options)
         checked = check_core_operators(path, few)
     else:
-        if format_ == "tflite":
-            from edge.export.lower import tflite
-
-            lowering, check = tflite.to_tflite(frozen, (example,), path, **options), tflite.check_layers
-        else:
-            from edge.export.lower import onnx
-
-            lowering, check = onnx.to_onnx(frozen, (example,), path, **options), onnx.check_layers
-        checked = check_engine_layers(path, check(path, frozen, (torch.from_numpy(few[0]),)))
+        checked = check_engine_layers(path, _exporter(format_).check_layers(path, frozen, (torch.from_numpy(few[0]),)))
     engines: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for position, engine in enumerate(FORMAT_ENGINES[format_]):
@@ -151,9 +162,7 @@ def _work(folder: Path) -> dict[str, Any]:
     with torch.no_grad():
         frozen = freeze(model, (example,), compact_constants=job.options["compact_constants"])
         if job.rehearsal:
-            from edge.export.lower.pte import to_pte
-
-            return to_pte(frozen, (example,), Path(job.output), **job.options)
+            return lower(job.format, frozen, example, Path(job.output), job.options)
         return lower_and_verify(job.format, frozen, example, Path(job.output), samples, job.options)
 
 

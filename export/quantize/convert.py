@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.export.quantize.attention import SplitAttention
-from edge.export.quantize.layers import BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.quantize.layers import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
 from edge.export.quantize.weights import QuantConfig
 from edge.runtime.errors import BadInput, Unsupported
 
@@ -19,12 +19,14 @@ QuantizedLayer: TypeAlias = BitLinear | BitConv1x1 | Int8Conv2d
 def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConfig | None = None) -> nn.Module:
     """Replaces the layers of `model` by quantized ones that share its parameters; works in place.
 
-    `nn.Linear` becomes `BitLinear`; a 1x1 convolution of stride 1 becomes `BitConv1x1`; every other `nn.Conv2d` with
-    zero padding becomes `Int8Conv2d` where `config.conv` is "int8". `nn.MultiheadAttention` is taken apart first.
-    Subclasses of these layers are left alone: their own forward would be lost.
+    `nn.Linear` becomes `BitLinear`; a 1x1 `nn.Conv2d` of any stride, without padding and groups, becomes `BitConv1x1`;
+    an `nn.Conv1d` of kernel 1 and stride 1, without padding and groups, becomes `BitConv1d`. Every other `nn.Conv2d`
+    with zero padding, grouped 1x1 ones included, becomes `Int8Conv2d` where `config.conv` is "int8"; every other
+    `nn.Conv1d` stays float. `nn.MultiheadAttention` is taken apart first. Subclasses of these layers are left alone:
+    their own forward would be lost.
 
     Args:
-        model: any module; a bare `nn.Linear` or `nn.Conv2d` gives its replacement.
+        model: any module; a bare layer gives its replacement.
         keep: patterns (`fnmatch`) of dotted names to leave in float, in addition to `config.keep`; a pattern that
             matches a module keeps everything under it.
         config: bits and numerics; ternary with the median by default.
@@ -41,14 +43,16 @@ def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConf
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            leaves = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+            leaves = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
             raise BadInput(f"keep: {pattern!r} matches no module; layers are {', '.join(leaves[:6])} ...")
     if config.bits == 32:
         return model
     converter = _Converter(config, patterns)
     converted = converter.convert(model, "")
     if not converter.count:
-        raise BadInput("nothing to quantize: the model has no nn.Linear or nn.Conv2d outside the kept ones")
+        raise BadInput(
+            "nothing to quantize: the model has no nn.Linear, nn.Conv2d or 1x1 nn.Conv1d outside the kept ones"
+        )
     return converted
 
 
@@ -121,6 +125,7 @@ class _Converter:
                     module.in_channels,
                     module.out_channels,
                     module.bias is not None,
+                    stride=module.stride,  # type: ignore[arg-type]
                     bits=config.bits,
                     measure=config.measure,
                 )
@@ -137,12 +142,21 @@ class _Converter:
                     module.bias is not None,
                 )
                 return _take_over(conv, module)
+        if type(module) is nn.Conv1d and _is_pointwise(module) and module.stride == (1,):
+            line = BitConv1d(
+                module.in_channels,
+                module.out_channels,
+                module.bias is not None,
+                bits=config.bits,
+                measure=config.measure,
+            )
+            return _take_over(line, module)
         return module
 
 
-def _is_pointwise(conv: nn.Conv2d) -> bool:
-    unpadded = conv.padding in ("same", "valid", (0, 0))
-    return conv.kernel_size == (1, 1) and conv.stride == (1, 1) and conv.groups == 1 and unpadded
+def _is_pointwise(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    unpadded = conv.padding in ("same", "valid") or not any(conv.padding)
+    return set(conv.kernel_size) == {1} and conv.groups == 1 and unpadded
 
 
 def _take_over(new: nn.Module, old: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Layers that train in float and compute with integers: `BitLinear`, `BitConv1x1` and `Int8Conv2d`.
+"""Layers that train in float and compute with integers: `BitLinear`, `BitConv1x1`, `BitConv1d` and `Int8Conv2d`.
 
 Each forward rounds weights and activations and lets gradients pass as if it had not (straight-through estimator,
 arXiv 1308.3432). `lambda_` phases the rounding in: value + lambda * (rounded - value). In evaluation mode with
@@ -131,13 +131,67 @@ class BitLinear(nn.Linear):
 
 
 class BitConv1x1(nn.Conv2d):
-    """A 1x1 convolution of stride 1 as a `BitLinear` over the channels of each pixel.
+    """A 1x1 convolution as a `BitLinear` over the channels of each pixel; a stride picks the pixels first.
 
     A BatchNorm usually follows, so the input is not normalized unless `norm`.
 
     Args:
-        in_channels, out_channels, bias: as `nn.Conv2d`.
+        in_channels, out_channels, bias, stride: as `nn.Conv2d`.
         bits, measure, norm: as `BitLinear`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        bias: bool = True,
+        *,
+        stride: int | tuple[int, int] = 1,
+        bits: float = 1.58,
+        measure: str = "median",
+        norm: bool = False,
+    ) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, bias=bias)
+        self.bits = bits
+        self.measure = measure
+        self.norm = norm
+        self.eps = _NORM_EPS
+        self.lambda_ = 1.0
+
+    def codes_and_scales(self) -> tuple[Tensor, Tensor]:
+        """(codes int8 [N, K], scales float32 [1] or [N]) of the present weight; see `quantize_weight`."""
+        return quantize_weight(self.weight.flatten(1), self.bits, self.measure)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 [B, in_channels, H, W] to [B, out_channels, ceil(H / stride), ceil(W / stride)]."""
+        down, across = self.stride
+        if down > 1 or across > 1:
+            x = x[:, :, ::down, ::across]
+        if self.norm:
+            x = F.layer_norm(x.movedim(1, -1), (self.in_channels,), eps=self.eps).movedim(-1, 1)
+        kernel = self.weight.view(self.out_channels, self.in_channels, 1, 1)
+        if self.lambda_ == 0:
+            return F.conv2d(x, kernel, self.bias)
+        with torch.no_grad():
+            codes, x_scale = _round_activations(x, (1,))
+            weight, scales = round_weight(self.weight.flatten(1), self.bits, self.measure)
+        if not self.training and self.lambda_ == 1:
+            y = F.conv2d(*_wide_enough(codes, weight.view_as(kernel))).float()
+            y = y * (scales.view(-1, 1, 1) / x_scale)
+            return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        x = _blend(x, codes.div_(x_scale), self.lambda_)
+        weight = _blend(kernel, weight.view_as(kernel).mul_(scales.view(-1, 1, 1, 1)), self.lambda_)
+        return F.conv2d(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        shape = f"{self.in_channels}, {self.out_channels}, bias={self.bias is not None}, stride={self.stride}"
+        return f"{shape}, bits={self.bits:g}, measure={self.measure}, norm={self.norm}"
+
+
+class BitConv1d(BitConv1x1):
+    """`nn.Conv1d` of kernel 1 and stride 1: a `BitConv1x1` over [B, in_channels, L, 1].
+
+    Its weight is [out_channels, in_channels, 1], as in `nn.Conv1d`. Arguments as `BitConv1x1`, without a stride.
     """
 
     def __init__(
@@ -150,37 +204,12 @@ class BitConv1x1(nn.Conv2d):
         measure: str = "median",
         norm: bool = False,
     ) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=bias)
-        self.bits = bits
-        self.measure = measure
-        self.norm = norm
-        self.eps = _NORM_EPS
-        self.lambda_ = 1.0
-
-    def codes_and_scales(self) -> tuple[Tensor, Tensor]:
-        """(codes int8 [N, K], scales float32 [1] or [N]) of the present weight; see `quantize_weight`."""
-        return quantize_weight(self.weight.flatten(1), self.bits, self.measure)
+        super().__init__(in_channels, out_channels, bias, bits=bits, measure=measure, norm=norm)
+        self.weight = nn.Parameter(self.weight.detach().squeeze(-1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """float32 [B, in_channels, H, W] to [B, out_channels, H, W]."""
-        if self.norm:
-            x = F.layer_norm(x.movedim(1, -1), (self.in_channels,), eps=self.eps).movedim(-1, 1)
-        if self.lambda_ == 0:
-            return F.conv2d(x, self.weight, self.bias)
-        with torch.no_grad():
-            codes, x_scale = _round_activations(x, (1,))
-            weight, scales = round_weight(self.weight.flatten(1), self.bits, self.measure)
-        if not self.training and self.lambda_ == 1:
-            y = F.conv2d(*_wide_enough(codes, weight.view_as(self.weight))).float()
-            y = y * (scales.view(-1, 1, 1) / x_scale)
-            return y if self.bias is None else y + self.bias.view(-1, 1, 1)
-        x = _blend(x, codes.div_(x_scale), self.lambda_)
-        weight = _blend(self.weight, weight.view_as(self.weight).mul_(scales.view(-1, 1, 1, 1)), self.lambda_)
-        return F.conv2d(x, weight, self.bias)
-
-    def extra_repr(self) -> str:
-        shape = f"{self.in_channels}, {self.out_channels}, bias={self.bias is not None}"
-        return f"{shape}, bits={self.bits:g}, measure={self.measure}, norm={self.norm}"
+        """float32 [B, in_channels, L] to [B, out_channels, L]."""
+        return super().forward(x.unsqueeze(-1)).squeeze(-1)
 
 
 class Int8Conv2d(nn.Conv2d):

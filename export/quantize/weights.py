@@ -36,7 +36,7 @@ class QuantConfig:
         bits: bits a weight of linear layers and 1x1 convolutions: 1.58 (ternary), 2, 4, 8, or 32 for float.
         measure: the step of a ternary weight, "median" or "mean" of |W|.
         norm: normalize the input of every linear layer (no affine) before its activations are quantized.
-        conv: k x k, strided, grouped and depthwise convolutions become "int8" or stay "float"; only below 32 bits.
+        conv: k x k, padded, grouped and depthwise convolutions become "int8" or stay "float"; only below 32 bits.
         keep: patterns (`fnmatch`) of dotted module names that stay in float, whole subtrees included.
         bitlinear_compat: the numerics of PyPI `bitlinear` 2.4.6 in linear layers, for checkpoints trained with it.
 

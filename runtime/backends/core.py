@@ -26,6 +26,7 @@ class CoreSession:
         self._program = program
         self.inputs = [TensorSpec(f"input_{i}", *spec) for i, spec in enumerate(program.inputs)]
         self.outputs = [TensorSpec(f"output_{i}", *spec) for i, spec in enumerate(program.outputs)]
+        self.arena_bytes = program.arena_bytes
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return _translated(lambda: self._program.run(list(arrays)))

@@ -62,7 +62,7 @@ class ExecutorchSession:
 
 def available() -> str | None:
     if importlib.util.find_spec("executorch") is None or importlib.util.find_spec("torch") is None:
-        return "the executorch backend needs the packages executorch and torch: pip install 'edge-deploy[export]'"
+        return "the executorch backend needs the packages executorch and torch: pip install 'edge-deploy[executorch]'"
     return None
 
 
@@ -113,7 +113,7 @@ def _runtime() -> Any:
                 from executorch.runtime import Runtime
         except ImportError as error:
             raise MissingDependency(
-                f"executorch cannot be imported ({error}): pip install 'edge-deploy[export]'"
+                f"executorch cannot be imported ({error}): pip install 'edge-deploy[executorch]'"
             ) from None
         finally:
             if lean:

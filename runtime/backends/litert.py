@@ -67,18 +67,20 @@ def open(data: Buffer, threads: int) -> LitertSession:
         with tempfile.TemporaryFile("w+") as log, logged_to(log):
             interpreter = _interpreter_class()(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
+            inputs = interpreter.get_input_details()
+            outputs = interpreter.get_output_details()
+            if list(interpreter.get_signature_list()) == ["serving_default"]:
+                # The order of a subgraph's tensors need not be that of the function's arguments; the signature's names
+                # tell.
+                runner = interpreter.get_signature_runner("serving_default")
+                inputs = _in_order(runner.get_input_details(), inputs)
+                outputs = _in_order(runner.get_output_details(), outputs)
+    # A damaged file's names may be no UTF-8 (a ValueError, too), its indices point nowhere.
     except (ValueError, RuntimeError) as error:
         text = reason(error)
         if re.search(r"unsupported|unresolved|custom op|didn't find op|data type", str(error), re.IGNORECASE):
             raise Unsupported(f"litert cannot run this model: {text}") from None
         raise BadFile(f"litert refuses the model, it may be truncated: {text}") from None
-    inputs = interpreter.get_input_details()
-    outputs = interpreter.get_output_details()
-    if list(interpreter.get_signature_list()) == ["serving_default"]:
-        # The order of a subgraph's tensors need not be that of the function's arguments; the signature's names tell.
-        runner = interpreter.get_signature_runner("serving_default")
-        inputs = _in_order(runner.get_input_details(), inputs)
-        outputs = _in_order(runner.get_output_details(), outputs)
     return LitertSession(interpreter, inputs, outputs)
 
 

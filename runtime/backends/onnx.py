@@ -81,7 +81,8 @@ def _session(content: bytes, threads: int, profile_prefix: str | None = None) ->
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # There is nothing to fall back to, and it would say on stdout that it does.
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     # onnxruntime's exceptions share no base class but Exception, and their names tell them apart.
     except Exception as error:
         text = reason(error)

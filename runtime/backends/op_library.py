@@ -59,7 +59,7 @@ def _executorch() -> tuple[Path, str]:
         if Path(folder, "include", "executorch").is_dir():
             return Path(folder), importlib.metadata.version("executorch")
     raise MissingDependency(
-        "the ExecuTorch op library needs the executorch wheel with its headers: pip install 'edge-deploy[export]'"
+        "the ExecuTorch op library needs the executorch wheel with its headers: pip install 'edge-deploy[executorch]'"
     )
 
 

@@ -44,6 +44,8 @@ static edge_status build_ports(const edge_program *program, const fb_vector *por
     uint32_t index = fb_list_u32(&program->reader, ports, i);
     if (index >= program->values.count || model->values[index].kind != EDGE_TENSOR) return changed(program);
     edge_tensor *tensor = &model->values[index].as.tensor;
+    /* The survey saw none among the inputs; callers write to them. */
+    if (ports == &program->inputs && tensor->constant) return changed(program);
     if (tensor->data == NULL) {
       tensor->data = edge_take(arena, tensor->bytes, 1);
       if (tensor->data == NULL) return changed(program);

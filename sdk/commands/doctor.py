@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edge.sdk.extras import PACKAGES
+from edge.sdk.extras import PACKAGES, Package
 from edge.sdk.options import debug_option, json_option, print_json
 from edge.sdk.version import version
 
@@ -72,24 +72,29 @@ def _engines() -> list[dict[str, Any]]:
 
 
 def _packages() -> list[dict[str, Any]]:
-    found = []
-    for package in PACKAGES:
-        installed: str | None = None
-        if importlib.util.find_spec(package.module) is not None:
-            try:
-                installed = metadata.version(package.distribution)
-            except metadata.PackageNotFoundError:
-                installed = "unknown"
-        found.append(
-            {
-                "name": package.distribution,
-                "extra": package.extra,
-                "purpose": package.purpose,
-                "version": installed,
-                "install": None if installed else package.install,
-            }
-        )
-    return found
+    versions = {package.distribution: _installed(package) for package in PACKAGES}
+    return [
+        {
+            "name": package.distribution,
+            "extra": package.extra,
+            "purpose": package.purpose,
+            "version": versions[package.distribution],
+            # An alternative is of use only where the package whose place it takes is missing.
+            "install": None
+            if versions[package.distribution] or versions.get(package.alternative_to)
+            else package.install,
+        }
+        for package in PACKAGES
+    ]
+
+
+def _installed(package: Package) -> str | None:
+    if importlib.util.find_spec(package.module) is None:
+        return None
+    try:
+        return metadata.version(package.distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _tools() -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import click
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
-    from edge.export.pipeline import ExportResult
+    from edge.export.options import ExportResult
 
 FORMATS = ("pte", "tflite", "onnx")
 
@@ -57,7 +57,17 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     show_default=True,
     help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The bundle to write.  [default: MODEL.edge]")
+@click.option(
+    "--kind",
+    type=click.Choice(["image", "audio", "array"]),
+    help="What the data is, where it holds several kinds.  [default: what is found]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The bundle to write; its name ends in .edge.  [default: MODEL.edge]",
+)
 @click.option("--target", default="generic", show_default=True, help="Machine it is meant for; see edge targets.")
 @click.option("--formats", type=FormatList(), help="Files to write, as pte,onnx.  [default: what the target runs]")
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Leave modules whose name matches in float. Repeatable.")
@@ -76,6 +86,14 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     help="Weights of k×k and depthwise convolutions.",
 )
 @click.option(
+    "--bitlinear-compat", is_flag=True, help="Quantize with the numerics of PyPI bitlinear 2.4.6, layer by layer."
+)
+@click.option(
+    "--float-fraction",
+    type=click.FloatRange(min=0, max=1, max_open=True),
+    help="Share of the steps in float before quantization begins (16-bit to 1.58-bit).  [default: by model and data]",
+)
+@click.option(
     "--tflite-bits",
     type=click.Choice(["2", "4", "8"]),
     default="2",
@@ -87,7 +105,11 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Peak learning rate.  [default: by data set]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of everything random.")
 @click.option("--input-size", type=ImageSize(), help="Scale images to this, as 32 or 24x32.  [default: by data set]")
-@click.option("--limit", type=click.IntRange(min=2), help="Train on at most this many samples, for a quick try.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=4),
+    help="Use at most this many samples, training and test together, for a quick try; the digits need at least 20.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for training.  [default: all cores]")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted export left.")
 @click.option(
@@ -118,17 +140,21 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
     from edge.runtime.target import find_target
 
     target = find_target(options["target"])
-    from edge.export.pipeline import ExportOptions, export_model
+    from edge.export.options import ExportOptions
+    from edge.export.pipeline import export_model
     from edge.sdk.console import progress
 
     choices = ExportOptions(
         model=model,
         bits=float(options["bits"]),
         data=options["data"],
+        kind=options["kind"],
         output=output or Path(f"{_stem(model)}.edge"),
         keep=options["keep"],
         measure=options["measure"],
         conv=options["conv"],
+        bitlinear_compat=options["bitlinear_compat"],
+        float_fraction=options["float_fraction"],
         epochs=options["epochs"],
         batch_size=options["batch_size"],
         lr=options["lr"],
@@ -192,17 +218,21 @@ def _show(result: "ExportResult") -> None:
                 metric.file,
                 format_bytes(entry.bytes),
                 engine,
+                metric.samples,
                 format_share(metric.value),
                 format_share(metric.agreement),
             )
         )
     print_table(
-        ("file", "size", "engine", metrics.metric, "agrees with torch"),
+        ("file", "size", "engine", "samples", metrics.metric, "agrees with torch"),
         rows,
-        title=f"{manifest.name}, measured on {metrics.samples} held-out samples",
+        title=f"{manifest.name}, each file measured on its engine with held-out samples",
     )
     twin = "" if metrics.float is None else f", the same model in float {format_share(metrics.float)}"
-    click.echo(f"\n{metrics.metric} at {quantization.bits:g} bits: {format_share(metrics.torch)}{twin}")
+    click.echo(
+        f"\n{metrics.metric} at {quantization.bits:g} bits: {format_share(metrics.torch)}{twin} "
+        f"(in torch, {metrics.samples} held-out samples)"
+    )
     spent = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result.seconds.items())
     click.echo(f"time: {spent}")
     if result.report:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.runtime.errors import BadFile, Unsupported
+from edge.runtime.errors import BadFile, MissingDependency, Unsupported
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -70,16 +70,24 @@ def _read_program(path: Path) -> dict[str, Any]:
 
 
 def _read_other(path: Path) -> dict[str, Any]:
-    """What the file's own engine says of it: its inputs and outputs."""
+    """What the file's own engine says of it, and its layers if the package with the format's schema is installed."""
     from edge.runtime import load
+    from edge.runtime.layers import onnx_layers, tflite_layers
 
+    kind = path.suffix.lower().lstrip(".")
+    document: dict[str, Any] = {"kind": kind, "layers": None, "missing": None}
     with load(path) as model:
-        return {
-            "kind": path.suffix.lower().lstrip("."),
-            "engine": model.backend,
-            "inputs": [_tensor(spec.dtype, spec.shape, spec.name) for spec in model.inputs],
-            "outputs": [_tensor(spec.dtype, spec.shape, spec.name) for spec in model.outputs],
-        }
+        document["engine"] = model.backend
+        document["inputs"] = [_tensor(spec.dtype, spec.shape, spec.name) for spec in model.inputs]
+        document["outputs"] = [_tensor(spec.dtype, spec.shape, spec.name) for spec in model.outputs]
+    try:
+        layers = (tflite_layers if kind == "tflite" else onnx_layers)(path.read_bytes())
+        document["layers"] = [{**vars(layer), "shape": list(layer.shape)} for layer in layers]
+    except MissingDependency as error:
+        document["missing"] = str(error)
+    except BadFile as error:
+        raise BadFile(f"{path}: {error}") from error
+    return document
 
 
 def _tensor(dtype: str, shape: Iterable[int], name: str = "") -> dict[str, Any]:
@@ -103,7 +111,11 @@ def _show(document: dict[str, Any]) -> None:
         click.echo("operators: " + ", ".join(f"{name} ×{count}" for name, count in document["operators"].items()))
         _show_layers(document["layers"])
     else:
-        click.echo(f"engine: {document['engine']}. Layers are listed for .edge and .pte files.")
+        click.echo(f"engine: {document['engine']}")
+        if document["layers"] is None:
+            click.echo(document["missing"])
+        else:
+            _show_layers(document["layers"])
 
 
 def _show_tensors(side: str, tensors: list[dict[str, Any]]) -> None:
@@ -143,19 +155,20 @@ def _show_manifest(manifest: dict[str, Any]) -> None:
     if metrics["engines"]:
         click.echo()
         print_table(
-            ("engine", "file", metrics["metric"], "agrees with torch", "largest difference"),
+            ("engine", "file", "samples", metrics["metric"], "agrees with torch", "largest difference"),
             [
                 (
                     engine,
                     entry["file"],
+                    entry["samples"],
                     format_share(entry["value"]),
                     format_share(entry["agreement"]),
                     f"{entry['max_abs_error']:.2g}",
                 )
                 for engine, entry in metrics["engines"].items()
             ],
-            title=f"{metrics['metric']} on {metrics['samples']} held-out samples: "
-            f"torch {format_share(metrics['torch'])}, float twin {format_share(metrics['float']) or 'not trained'}",
+            title=f"{metrics['metric']} in torch on {metrics['samples']} held-out samples: "
+            f"{format_share(metrics['torch'])}, float twin {format_share(metrics['float']) or 'not trained'}",
         )
     quantization = manifest["quantization"]
     if quantization:
@@ -187,5 +200,6 @@ def _show_layers(layers: list[dict[str, Any]]) -> None:
     )
     click.echo(
         f"{len(layers)} layers, {format_bytes(sum(layer['bytes'] for layer in layers))}, "
-        f"{format_count(sum(layer['macs'] for layer in layers))} MACs"
+        f"{format_count(sum(layer['macs'] or 0 for layer in layers))} MACs"
+        + (" where they are known" if any(layer["macs"] is None for layer in layers) else "")
     )

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.runtime.errors import BadFile, BadInput
-from edge.sdk.options import debug_option, json_option, print_json, threads_option
+from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency
+from edge.sdk.failure import EXIT_ERROR, message, report
+from edge.sdk.options import Invocation, debug_option, json_option, print_json, threads_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,39 +30,76 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 @threads_option
 @json_option
 @debug_option
+@click.pass_context
 def command(
-    bundle: Path, inputs: tuple[Path, ...], backend: str, top: int, demo: bool, threads: int | None, as_json: bool
+    ctx: click.Context,
+    bundle: Path,
+    inputs: tuple[Path, ...],
+    backend: str,
+    top: int,
+    demo: bool,
+    threads: int | None,
+    as_json: bool,
 ) -> None:
-    """Run BUNDLE (.edge, .pte, .tflite or .onnx) on INPUTS: images, WAV files, .npy arrays, or folders of them."""
+    """Run BUNDLE (.edge, .pte, .tflite or .onnx) on INPUTS: images, WAV files, .npy arrays, or folders of them.
+
+    An input that cannot be read does not keep the others from running: it is reported, and the exit code is 1.
+    """
     if demo and inputs:
         raise click.UsageError("--demo runs the stored inputs: give no others")
     from edge.runtime import load
 
+    failures: list[Exception] = []
     with load(bundle, backend=backend, threads=threads) as model:
         document: dict[str, Any] = {"model": str(bundle), "backend": model.backend}
         if inputs:
-            document["results"] = [_predict(model, path, top) for path in _expand(inputs)]
+            document["results"], failures = _predict_all(model, inputs, top)
         else:
             document.update(_run_reference(model, bundle, top))
-    if as_json:
-        print_json(document)
-    else:
-        _show(document)
+    if len(failures) < len(document["results"]):
+        if as_json:
+            print_json(document)
+        else:
+            _show(document)
+    if failures:
+        invocation = ctx.find_object(Invocation)
+        for failure in failures:
+            report(failure, as_json=as_json, debug=invocation is not None and invocation.debug)
+        ctx.exit(EXIT_ERROR)
+
+
+def _predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
+    """A result for each file, and the errors of those that could not be read (their result holds the message).
+
+    Raises:
+        MissingDependency: A package is missing: no fault of one file.
+    """
+    results: list[dict[str, Any]] = []
+    failures: list[Exception] = []
+    for path in _expand(inputs):
+        try:
+            results.append(_predict(model, path, top))
+        except MissingDependency:
+            raise
+        except (EdgeError, OSError) as error:
+            failures.append(error)
+            results.append({"input": str(path), "error": message(error)})
+    return results, failures
 
 
 def _expand(paths: tuple[Path, ...]) -> Iterator[Path]:
-    """The files named, and those with a known suffix in the folders named, in name order."""
+    """The files named, and those with a known suffix in the folders named, in name order; an empty folder as it is."""
     for path in paths:
         if not path.is_dir():
             yield path
             continue
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not files:
-            raise BadInput(f"{path}: no image, .wav or .npy file in this folder")
-        yield from files
+        yield from files or [path]
 
 
 def _predict(model: "Model", path: Path, top: int) -> dict[str, Any]:
+    if path.is_dir():
+        raise BadInput(f"{path}: no image, .wav or .npy file in this folder")
     source: Any = path
     if path.suffix.lower() == ".npy":
         source = _load_array(path)
@@ -79,7 +117,9 @@ def _load_array(path: Path) -> "NDArray[Any]":
     except FileNotFoundError:
         raise BadFile(f"{path}: no such file") from None
     except (ValueError, EOFError) as error:
-        raise BadFile(f"{path}: not a NumPy array file: {error}") from None
+        # NumPy takes whatever it does not know for a pickle, and recommends to allow that.
+        why = "" if "pickle" in str(error) else f": {error}"
+        raise BadFile(f"{path}: not a NumPy array file{why}") from None
 
 
 def _ranking(top: list[tuple[str, float]]) -> dict[str, Any]:
@@ -147,6 +187,7 @@ def _show(document: dict[str, Any]) -> None:
                 format_seconds(row["seconds"]),
             )
             for row in results
+            if "error" not in row
         ],
         title=f"{document['model']} on {document['backend']}",
     )

@@ -1,22 +1,19 @@
-"""Fixtures of the lowering tests: small frozen models, their files for each engine, and a tflite-runtime of its own."""
+"""What the lowering tests share: small frozen models, and their files for each engine."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edge.export.lower.freeze import FrozenConv1x1, FrozenConv2d, FrozenLayer, FrozenLinear
-from tests.conftest import ROOT, made_once, source_hash
+from tests.conftest import made_once, source_hash
 
 _SOURCES = (
     *(f"export/lower/{name}.py" for name in ("float_form", "freeze", "onnx", "output", "tflite", "tflite_file")),
@@ -220,23 +217,3 @@ def lowered(name: str, kind: str, lower: Callable[..., dict[str, Any]], **option
         expected = model(*example)
     expected = expected if isinstance(expected, tuple) else (expected,)
     return Lowered(model, example, expected, folder / f"model.{kind}", json.loads((folder / "report.json").read_text()))
-
-
-@pytest.fixture(scope="session")
-def tflite_runtime() -> Path:
-    """A Python interpreter that has tflite-runtime 2.14.0, which needs numpy < 2 and so an environment of its own."""
-    folder = ROOT / ".cache" / "tflite-runtime"
-    python = folder / "bin" / "python"
-    if python.is_file() and subprocess.run([python, "-c", "import tflite_runtime"], check=False).returncode == 0:
-        return python
-    base = next((found for v in ("3.11", "3.10") if (found := shutil.which(f"python{v}"))), None)
-    if base is None:
-        pytest.skip("tflite-runtime 2.14.0: needs python3.10 or python3.11 on PATH")
-    install = [str(python), "-m", "pip", "install", "--quiet", "tflite-runtime==2.14.0", "numpy<2"]
-    for command in ([base, "-m", "venv", "--clear", str(folder)], install):
-        result = subprocess.run(command, check=False, capture_output=True, text=True)
-        if result.returncode != 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            said = (result.stderr or result.stdout).strip().splitlines()
-            pytest.skip(f"tflite-runtime 2.14.0: cannot be installed ({said[-1] if said else command[0]})")
-    return python

@@ -12,6 +12,7 @@ from torch import nn
 
 from edge.export.checkpoint import (
     Checkpoint,
+    check_resumable,
     load_checkpoint,
     load_into,
     load_state,
@@ -55,15 +56,25 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("edge.export.checkpoint.os.fsync", full)
-    with pytest.raises(EdgeError, match=r"run\.ckpt: cannot write the checkpoint: No space left on device"):
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(EdgeError, match=r"run\.ckpt: cannot be written \(No space left on device\)"):
         save_checkpoint(path, some_checkpoint())
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["run.ckpt"]
 
 
+def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path / "run.ckpt", some_checkpoint())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EdgeError, match="cannot write the checkpoint: No such file"):
+    with pytest.raises(EdgeError, match=r"cannot be written \(No such file"):
         save_checkpoint(tmp_path / "nowhere" / "c", some_checkpoint())
 
 
@@ -74,6 +85,42 @@ def test_truncated_files_are_refused(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(BadFile, match=r"run\.ckpt"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize("info", ["[" * 200_000, '{"step":' + "1" * 6000 + "}", '{"step":', "[]"])
+def test_damaged_descriptions_are_refused(tmp_path: Path, info: str) -> None:
+    save_file({"rng": torch.get_rng_state()}, tmp_path / "c", {"format": "edge-checkpoint-1", "info": info})
+    with pytest.raises(BadFile, match="the checkpoint's description is damaged"):
+        load_checkpoint(tmp_path / "c")
+
+
+def test_what_a_run_takes_over_is_checked() -> None:
+    """torch itself would read past the end of an optimizer state that is smaller than its parameter."""
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    parameters = dict(model.named_parameters())
+    state = {name: dict(optimizer.state[parameter]) for name, parameter in parameters.items()}
+    rng = torch.get_rng_state()
+    check_resumable(Checkpoint({}, state, rng, {}), parameters, "run.ckpt")
+    check_resumable(Checkpoint({}, {}, rng, {}), parameters, "run.ckpt")
+    good = state["weight"]
+    for damaged in (
+        {**good, "exp_avg": torch.zeros(())},
+        {**good, "exp_avg_sq": torch.zeros(3, 2)},
+        {**good, "exp_avg": good["exp_avg"].double()},
+        {**good, "step": torch.zeros(2)},
+        {**good, "more": torch.zeros(2)},
+        {"step": good["step"]},
+    ):
+        with pytest.raises(BadFile, match=r"run\.ckpt: the optimizer state of 'weight' is damaged"):
+            check_resumable(Checkpoint({}, {**state, "weight": damaged}, rng, {}), parameters, "run.ckpt")
+    with pytest.raises(BadInput, match="unknown parameter 'other'"):
+        check_resumable(Checkpoint({}, {"other": good}, rng, {}), parameters, "run.ckpt")
+    for noise in (rng[:-1], rng.float(), torch.full_like(rng, 255), torch.zeros(0)):
+        with pytest.raises(BadFile, match=r"run\.ckpt: the random state is damaged"):
+            check_resumable(Checkpoint({}, state, noise, {}), parameters, "run.ckpt")
 
 
 def test_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:

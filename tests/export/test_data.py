@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import io
 import struct
 import tarfile
+import tracemalloc
 import wave
 import zipfile
 from pathlib import Path
@@ -18,6 +20,7 @@ from PIL import Image
 
 from edge.export.data import Dataset, load_dataset, stratified
 from edge.export.data.dataset import evenly
+from edge.export.data.files import open_files
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
 
@@ -336,6 +339,72 @@ def test_a_tar_header_of_gigabytes_is_refused(tmp_path: Path) -> None:
         load_dataset(path)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zips_that_cannot_be_unpacked_piece_by_piece_are_refused(tmp_path: Path, method: int) -> None:
+    """Python's zipfile unpacks all of them at once, a gigabyte out of 600 bytes."""
+    for name, entry in (("a.zip", "cat/a.png"), ("a.npz", "x.npy")):
+        with zipfile.ZipFile(tmp_path / name, "w", method) as archive:
+            archive.writestr(entry, bytes(1000))
+        with pytest.raises(BadFile, match=f"is compressed by method {method}: zip it again"):
+            load_dataset(tmp_path / name)
+
+
+def test_a_zip_entry_unpacks_to_its_declared_size(tmp_path: Path) -> None:
+    """It declares 1,000 bytes and holds 64 MB."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/a.png", bytes(64 << 20))
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, data.index(b"PK\1\2") + 24, 1000)
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadFile, match=r"a\.zip: damaged archive: Bad CRC-32"):
+            list(open_files(path).read(["cat/a.png"]))
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def hostile_tar(path: Path, size: int, *blocks: bytes) -> Path:
+    """A .tar.bz2 of an entry that declares `size`, a negative one in tar's binary form, and of blocks after it."""
+    header = bytearray(tarfile.TarInfo("cat/a.png").tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = size.to_bytes(12, "big", signed=True) if size < 0 else b"%011o\0" % size
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(b"".join(bz2.compress(block) for block in (bytes(header), *blocks, bytes(1024))))
+    return path
+
+
+def test_a_tar_entry_of_negative_size_is_refused(tmp_path: Path) -> None:
+    """To read -1 bytes is to read all there are."""
+    with pytest.raises(BadFile, match=r"entry 'cat/a\.png' has a size of -1"):
+        load_dataset(hostile_tar(tmp_path / "a.tar.bz2", -1, bytes(1 << 20)))
+
+
+def test_a_small_tar_unpacks_to_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing a tar unpacks it to its end; the best packed kilobyte is minutes of work."""
+    monkeypatch.setattr("edge.export.data.files.RATIO_FREE_BYTES", 8 << 20)
+    path = hostile_tar(tmp_path / "a.tar.bz2", 16 << 20, bytes(16 << 20))
+    assert path.stat().st_size * 1000 < 8 << 20
+    with pytest.raises(BadFile, match=r"a\.tar\.bz2: more than 8 MB unpacked: unpack it into a folder"):
+        load_dataset(path)
+    monkeypatch.setattr("edge.export.data.files.RATIO_FREE_BYTES", 17 << 20)
+    assert open_files(path).names() == ["cat/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [({f"k{i}": "v" for i in range(1001)}, "more than 1,000 attributes"), ({"k": "v" * (1 << 20)}, "than 1024 kB")],
+)
+def test_tar_headers_are_bounded(tmp_path: Path, attributes: dict[str, str], message: str) -> None:
+    """tarfile keeps the attributes of all files in memory, and copies them for each."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=attributes) as archive:
+        archive.addfile(tarfile.TarInfo("cat/a.png"))
+    with pytest.raises(BadFile, match=message):
+        load_dataset(tmp_path / "a.tar")
+
+
 def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     for path in every_form(tmp_path, two_classes(40))[1:]:
         whole = path.read_bytes()
@@ -485,6 +554,41 @@ def test_bad_npz_files_are_refused(tmp_path: Path) -> None:
     for index, (arrays, message) in enumerate(cases):
         with pytest.raises(BadInput, match=message):
             load_dataset(save(tmp_path / f"{index}.npz", **arrays))
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1 << 45,), "|u1", r"'x\.npy' claims uint8 \[35184372088832\], yet holds 8 bytes"),
+        ((-8,), "|u1", "yet holds 8 bytes"),
+        ((1 << 60,), "<U0", "yet holds 8 bytes"),
+        ((9,), "|u1", "yet holds 8 bytes"),
+    ],
+)
+def test_npz_headers_that_claim_other_sizes_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], dtype: str, message: str
+) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue() + bytes(8))
+    with pytest.raises(BadFile, match=message):
+        load_dataset(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.npy", b"\x93NUMPY\3\0" + bytes(80), r"is an array of format \(3, 0\)"),
+        ("x.npy", b"\x93NUMPY\1\0\x10\x27" + b"(" * 10000, "cannot be read"),
+        ("x", b"text", "'x' is no array"),
+    ],
+)
+def test_other_entries_of_npz_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr(name, content)
+    with pytest.raises(BadFile, match=message):
+        load_dataset(tmp_path / "a.npz")
 
 
 def test_objects_in_npz_are_not_unpickled(tmp_path: Path) -> None:

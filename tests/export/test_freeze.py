@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +12,10 @@ from torch import Tensor, nn
 from edge.export import ops
 from edge.export.lower.freeze import FrozenConv1x1, FrozenConv2d, FrozenLayer, FrozenLinear, freeze, frozen_layers
 from edge.export.lower.layers import describe_layers
-from edge.export.quantize import QuantConfig, quantized_layers, ternarize
+from edge.export.lower.pte import to_pte
+from edge.export.lower.verify import check_core_operators
+from edge.export.quantize import BitConv1x1, QuantConfig, quantized_layers, ternarize
+from edge.runtime import load
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -73,6 +79,92 @@ def test_kinds_and_descriptions() -> None:
     assert [r.macs for r in records] == [144 * 8 * 9, 144 * 8 * 9, 144 * 16 * 8, 5 * 16]
     assert records[2].bytes == 16 * 2 + 4 * (16 + 16)
     assert 0.1 < records[2].zero_fraction < 0.5
+
+
+class Shortcut(nn.Module):
+    """A residual block that halves the resolution, as in ResNet, and a pointwise `nn.Conv1d` behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(6, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
+        self.downsample = nn.Sequential(nn.Conv2d(6, 16, 1, 2, bias=False), nn.BatchNorm2d(16))
+        self.line, self.norm, self.head = nn.Conv1d(16, 12, 1), nn.BatchNorm1d(12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        y = torch.relu(y + self.downsample(x)).flatten(2)
+        out: Tensor = self.head(self.norm(self.line(y)).mean(2))
+        return out
+
+
+@pytest.mark.parametrize(("bits", "norm"), [(1.58, False), (1.58, True), (4, False)])
+def test_a_strided_shortcut_runs_on_the_core(bits: float, norm: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ternarize(randomized(Shortcut()), config=QuantConfig(bits=bits))
+    for _, layer in quantized_layers(model):
+        if isinstance(layer, BitConv1x1):
+            layer.norm = norm
+    x = torch.randn(1, 6, 9, 12)
+    frozen = freeze(model, (x,))
+    kinds = {name: type(layer).__name__ for name, layer in frozen_layers(frozen)}
+    assert (kinds["downsample.0"], kinds["line"]) == ("FrozenConv1x1", "FrozenConv1d")
+    assert not any(isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d) for m in frozen.modules())
+    assert {r.name: r.macs for r in describe_layers(frozen, (x,))}["downsample.0"] == 5 * 6 * 16 * 6
+    path = tmp_path / "m.pte"
+    report = to_pte(frozen, (x,), path)
+    # One slice a dimension; the sum of the two branches is the shortcut's epilogue.
+    assert report["ops"]["aten::slice_copy.Tensor_out"] == 2 and "aten::add.out" not in report["ops"]
+    assert check_core_operators(path, [x.numpy()]) >= 5
+    with torch.no_grad(), load(path, backend="core") as core:
+        trained, expected, answer = model(x), frozen(x), np.asarray(core(x.numpy()))
+    assert np.abs(answer - expected.numpy()).max() <= 1e-6 * float(expected.abs().max())
+    assert float((expected - trained).abs().max()) < 0.05 * float(trained.abs().max())
+
+
+class Holders(nn.Module):
+    """Every way in which a model owns a float table, and a layer that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 40)
+        self.position = nn.Parameter(torch.randn(1, 30, 40))
+        self.token = nn.Parameter(torch.randn(1, 40))
+        self.gain = nn.Parameter(torch.ones(40))
+        self.mix = nn.MultiheadAttention(40, 2, batch_first=True)
+        self.up = nn.ConvTranspose1d(40, 6, 3, stride=2)
+        self.unused = nn.Linear(9, 9)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, index: Tensor) -> Tensor:
+        x = self.embed(index) + self.position
+        x = (x + self.token) * self.gain
+        x = self.up(self.mix(x, x, x)[0].mT)
+        out: Tensor = self.head(x.mean(2))
+        return out
+
+
+def test_what_stays_float_is_described() -> None:
+    torch.manual_seed(0)
+    example = (torch.randint(0, 7, (1, 30)),)
+    frozen = freeze(ternarize(Holders(), ("mix", "unused")), example)
+    found = [(r.name, r.kind, r.bits, r.shape, r.bytes, r.macs) for r in describe_layers(frozen, example)]
+    assert found == [
+        ("embed", "embedding", 32, (7, 40), 4 * 280, 0),
+        # Stored as int8 with one scale a row; a small one is not.
+        ("position", "holders", 8, (1, 30, 40), 1200 + 4 * 30, 0),
+        ("token", "holders", 32, (1, 40), 160, 0),
+        ("mix.in_proj_weight", "multiheadattention", 32, (120, 40), 4 * 4800, 0),
+        # Not called as a module: its weight is read by nn.MultiheadAttention.
+        ("mix.out_proj", "linear", 32, (40, 40), 4 * 1640, 0),
+        ("up", "convtranspose1d", 32, (40, 6, 3), 4 * 726, 30 * 40 * 18),
+        ("head", "linear", 1.58, (3, 6), 3 * 2 + 4 * (1 + 3), 18),
+    ]
+    lstm = describe_layers(nn.LSTM(6, 4), (torch.randn(5, 1, 6),))
+    assert [(r.name, r.kind, r.shape) for r in lstm] == [
+        ("weight_ih_l0", "lstm", (16, 6)),
+        ("weight_hh_l0", "lstm", (16, 4)),
+    ]
 
 
 class SharedNorm(nn.Module):

@@ -19,6 +19,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.export.lower.freeze import FrozenConv1d, FrozenConv1x1
 from edge.export.lower.onnx import IR_VERSION, MICROSOFT, OPSET, check_layers, pack_blocks, to_onnx
 from edge.runtime.errors import Unsupported
 from tests.export.conftest import Lowered, layer_names, linear, lowered, sample
@@ -75,6 +76,41 @@ def test_model_agrees_with_torch(name: str) -> None:
     for y, expected in zip(run(made.path, made.example), made.expected, strict=True):
         # 1e-7 of noise in a float operator flips an int8 rounding now and then, and random weights do not forgive it.
         assert np.abs(y - expected.numpy()).max() <= 2e-2 * expected.abs().max()
+
+
+class Strided(nn.Module):
+    """1x1 convolutions that pick pixels, and one over a line."""
+
+    def __init__(self, norm_eps: float, lowest: int) -> None:
+        super().__init__()
+        bits = {-1: 1.58, -8: 4, -128: 8}[lowest]
+
+        def codes(outputs: int, inputs: int) -> Tensor:
+            made = torch.randint(-1, 2, (outputs, inputs)).to(torch.int8)
+            made[0, 0] = lowest
+            return made
+
+        scales = torch.rand(10) - 0.5
+        self.first = FrozenConv1x1(codes(12, 8), bits, torch.full((1,), 0.03), torch.randn(12), norm_eps, (2, 3))
+        self.second = FrozenConv1x1(codes(10, 12), bits, scales, None, norm_eps, (1, 2))
+        self.line = FrozenConv1d(codes(7, 10), bits, torch.full((1,), 0.03), torch.randn(7), norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.line(self.second(torch.relu(self.first(x))).flatten(2))
+        return y
+
+
+@pytest.mark.parametrize("norm_eps", [-1.0, 1e-5])
+@pytest.mark.parametrize("lowest", [-1, -8, -128])
+def test_strided_pointwise_convolutions(norm_eps: float, lowest: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, example = Strided(norm_eps, lowest).eval(), (torch.randn(1, 8, 7, 13),)
+    report = to_onnx(model, example, tmp_path / "m.onnx")
+    layers = check_layers(tmp_path / "m.onnx", model, example)
+    assert [layer for layer, _, _ in layers] == list(report["layers"]) == ["first", "second", "line"]
+    assert all(difference <= 1e-6 * scale for _, difference, scale in layers)
+    (y,), expected = run(tmp_path / "m.onnx", example), model(*example).numpy()
+    assert y.shape == (1, 7, 12) and np.abs(y - expected).max() <= 1e-6 * np.abs(expected).max()
 
 
 def test_a_layer_that_runs_twice_is_checked_twice() -> None:

@@ -46,6 +46,14 @@ def scanning(num_classes):
     return model
 
 
+def five():
+    return nn.Sequential(nn.Flatten(), nn.Linear(256, 5))
+
+
+def coloured(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, num_classes))
+
+
 def branching(num_classes):
     class Branching(nn.Module):
         def __init__(self):
@@ -153,6 +161,27 @@ def test_unsupported_operator_is_told_before_training(factories: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+def test_operator_that_only_the_core_lacks_may_go_to_onnx(factories: Path, tmp_path: Path) -> None:
+    result = run_edge(
+        "export", f"{factories}:scanning", "-o", tmp_path / "x.edge", "--formats", "onnx", "--epochs", "2", "--json",
+        "--no-float-twin", "--no-report",
+    )  # fmt: skip
+    assert set(json.loads(result.stdout)["metrics"]["engines"]) == {"onnx"}
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [("five", ("[1, 5]", "[1, 10]", "10 classes")), ("coloured", ("[1, 1, 16, 16]", "3 channels"))],
+)
+def test_module_that_does_not_fit_the_data(
+    factories: Path, tmp_path: Path, factory: str, words: tuple[str, ...]
+) -> None:
+    result = run_edge("export", f"{factories}:{factory}", "-o", tmp_path / "x.edge", check=False)
+    assert result.returncode == 1
+    line = one_line(result)
+    assert all(word in line for word in words), line
+
+
 def test_untraceable_module(factories: Path, tmp_path: Path) -> None:
     result = run_edge("export", f"{factories}:branching", "-o", tmp_path / "x.edge", check=False)
     assert result.returncode == 1
@@ -168,6 +197,8 @@ def test_untraceable_module(factories: Path, tmp_path: Path) -> None:
         (("--keep", "nothing.like.*"), ("nothing.like.*", "matches no module")),
         (("--pretrained", "nowhere.pt"), ("nowhere.pt", "no such checkpoint")),
         (("-o", "nowhere/x.edge"), ("nowhere", "no such folder")),
+        (("-o", "x"), ("ends in .edge",)),
+        (("--name", "a/b"), ("name", "a/b")),
     ],
 )
 def test_bad_words_are_told_in_one_line(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
@@ -226,6 +257,9 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     assert checkpoint.exists()
     assert not (tmp_path / "mlp.edge").exists()
 
+    other = run_edge(*command[3:], "--resume", "--bits", "4", check=False, cwd=tmp_path)
+    assert other.returncode == 1
+    assert "bits 1.58, now it is 4" in one_line(other)
     answer = json.loads(run_edge(*command[3:], "--resume", "--json", cwd=tmp_path).stdout)
     assert answer["accuracy"] > 0.9
     assert not checkpoint.exists()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from edge.export.quantize import (
+    BitConv1d,
     BitConv1x1,
     BitLinear,
     Int8Conv2d,
@@ -163,6 +164,8 @@ def test_training_and_evaluation_agree(bits: float) -> None:
         (BitLinear(24, 16, bits=bits), x.movedim(1, -1)),
         (BitConv1x1(24, 16, bits=bits), x),
         (BitConv1x1(24, 16, bits=bits, norm=True), x),
+        (BitConv1x1(24, 16, bits=bits, stride=(2, 3)), x),
+        (BitConv1d(24, 16, bits=bits), x[..., 0]),
         (Int8Conv2d(24, 16, 3, padding=1, stride=2, groups=4), x),
     ):
         with torch.no_grad():
@@ -179,6 +182,35 @@ def test_conv1x1_is_a_linear_over_the_channels() -> None:
         x = torch.randn(3, 20, 4, 7)
         expected = linear(x.movedim(1, -1)).movedim(-1, 1)
         torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("lambda_", [0.0, 0.5, 1.0])
+def test_a_stride_picks_pixels(norm: bool, lambda_: float) -> None:
+    torch.manual_seed(0)
+    strided, dense = BitConv1x1(20, 12, stride=(2, 3), norm=norm), BitConv1x1(20, 12, norm=norm)
+    dense.load_state_dict(strided.state_dict())
+    strided.lambda_ = dense.lambda_ = lambda_
+    x = torch.randn(3, 20, 5, 7)
+    for mode in (True, False):
+        with torch.no_grad():
+            y, expected = strided.train(mode)(x), dense.train(mode)(x)[:, :, ::2, ::3]
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
+    if lambda_ == 0 and not norm:
+        torch.testing.assert_close(y, F.conv2d(x, strided.weight, strided.bias, (2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_conv1d_of_kernel_1_is_a_linear_over_the_channels(norm: bool) -> None:
+    torch.manual_seed(0)
+    conv, linear = BitConv1d(20, 12, norm=norm), BitLinear(20, 12, norm=norm).eval()
+    linear.load_state_dict({"weight": conv.weight.squeeze(-1), "bias": conv.bias})
+    x = torch.randn(3, 20, 7)
+    with torch.no_grad():
+        for mode in (True, False):
+            torch.testing.assert_close(conv.train(mode)(x), linear(x.mT).mT, rtol=1e-5, atol=1e-6)
+    conv.train()(x).sum().backward()
+    assert conv.weight.grad is not None and conv.weight.grad.shape == (12, 20, 1)
 
 
 def test_int8_convolution_is_the_integer_convolution() -> None:
@@ -294,14 +326,39 @@ def network() -> nn.Sequential:
 def test_each_layer_becomes_its_own_kind() -> None:
     model = ternarize(network())
     kinds = [type(m) for m in model]
-    assert kinds == [Int8Conv2d, Int8Conv2d, BitConv1x1, Int8Conv2d, nn.Conv2d, nn.Flatten, BitLinear]
+    assert kinds == [Int8Conv2d, Int8Conv2d, BitConv1x1, BitConv1x1, nn.Conv2d, nn.Flatten, BitLinear]
     assert [name for name, _ in quantized_layers(model)] == ["0", "1", "2", "3", "6"]
     assert model.eval()(torch.randn(1, 1, 4, 4)).shape == (1, 10)
 
 
 def test_convolutions_may_stay_float() -> None:
     model = ternarize(network(), config=QuantConfig(conv="float"))
-    assert [type(m) for m in model[:4]] == [nn.Conv2d, nn.Conv2d, BitConv1x1, nn.Conv2d]  # type: ignore[index]
+    assert [type(m) for m in model[:4]] == [nn.Conv2d, nn.Conv2d, BitConv1x1, BitConv1x1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv2d(4, 8, 1, stride=(1, 2)), BitConv1x1),
+        (nn.Conv2d(4, 8, 1, stride=2, padding="valid", bias=False), BitConv1x1),
+        (nn.Conv2d(4, 8, 1, stride=2, padding=1), Int8Conv2d),
+        (nn.Conv2d(4, 8, 1, groups=2), Int8Conv2d),
+        (nn.Conv2d(4, 8, 1, stride=2, groups=4), Int8Conv2d),
+        (nn.Conv2d(4, 8, (1, 3)), Int8Conv2d),
+        (nn.Conv1d(4, 8, 1), BitConv1d),
+        (nn.Conv1d(4, 8, 1, padding="same", bias=False), BitConv1d),
+        (nn.Conv1d(4, 8, 1, stride=2), nn.Conv1d),
+        (nn.Conv1d(4, 8, 1, padding=1), nn.Conv1d),
+        (nn.Conv1d(4, 8, 1, groups=2), nn.Conv1d),
+        (nn.Conv1d(4, 8, 3), nn.Conv1d),
+    ],
+)
+def test_which_convolutions_are_pointwise(layer: nn.Module, kind: type[nn.Module]) -> None:
+    x = torch.randn(2, 4, 6, 7) if isinstance(layer, nn.Conv2d) else torch.randn(2, 4, 7)
+    shape, weight = layer(x).shape, layer.weight
+    converted = ternarize(nn.ModuleList([layer, nn.Linear(2, 2)]))[0]  # type: ignore[index]
+    assert type(converted) is kind and converted.weight is weight
+    assert converted(x).shape == shape
 
 
 def test_thirty_two_bits_change_nothing() -> None:

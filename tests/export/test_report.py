@@ -48,8 +48,8 @@ def result(tmp_path: Path) -> ExportResult:
             0.9944,
             0.9972,
             {
-                "core": EngineMetric("model.pte", 0.9944, 1.0, 1e-5),
-                "onnx": EngineMetric("model.onnx", 0.9917, 0.9972, 2e-3),
+                "core": EngineMetric("model.pte", 0.9944, 1.0, 1e-5, 360),
+                "onnx": EngineMetric("model.onnx", 0.9917, 0.9972, 2e-3, 360),
             },
         ),
     )

@@ -142,8 +142,26 @@ def test_a_second_interrupt_ends_the_program() -> None:
         interrupt()
         interrupt()
 
-    with pytest.raises(KeyboardInterrupt):
-        train(network(), blobs(), CONFIG, progress=Watcher(3, twice))
+    # A process that was started in the background of a shell has Ctrl-C switched off; Python's own handler is meant.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(network(), blobs(), CONFIG, progress=Watcher(3, twice))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_resuming_another_job_is_refused(tmp_path: Path) -> None:
+    train(network(), blobs(), CONFIG, checkpoint=tmp_path / "c", identity={"bits": 1.58, "measure": "median"})
+    with pytest.raises(BadInput, match=r"bits 1\.58.*now it is 4"):
+        train(
+            network(),
+            blobs(),
+            CONFIG,
+            checkpoint=tmp_path / "c",
+            resume=True,
+            identity={"bits": 4.0, "measure": "median"},
+        )
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:

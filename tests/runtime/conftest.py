@@ -42,21 +42,6 @@ def edge_op_sample() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tflite_runtime() -> Path:
-    """Folder with tflite-runtime 2.14 and the numpy 1 that it needs, for a Python started with -S."""
-
-    def make(folder: Path) -> None:
-        if sys.version_info >= (3, 12):
-            pytest.skip("tflite-runtime: has no wheel for this Python (3.11 is the last)")
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", str(folder)]
-        result = subprocess.run([*command, "tflite-runtime==2.14.0", "numpy<2"], capture_output=True, text=True)
-        if result.returncode:
-            pytest.skip(f"tflite-runtime: pip cannot install it here: {result.stderr.strip().splitlines()[-1:]}")
-
-    return made_once("tflite-runtime", "2.14.0", make)
-
-
-@pytest.fixture(scope="session")
 def sample_arrays(samples: Path) -> Callable[[str], tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]]:
     """Function from a sample's name to its example inputs and what eager PyTorch computes from them."""
 

@@ -253,6 +253,9 @@ def wrong(name: str) -> bytes:
         p.call("aten::relu.out", x, p.tensor(2, 4, at=48))
     elif name == "unaligned":
         p.call("aten::relu.out", x, p.tensor(2, 3, at=33))
+    elif name == "large_arena":  # 600 bytes that ask for five gigabytes
+        p.memory = 5 << 30
+        p.call("aten::relu.out", x, p.tensor(2, 4, allocation_info=AllocationDetails(1, 1 << 30, 1)))
     elif name == "unplanned":
         p.call("aten::relu.out", x, p.tensor(2, 4, allocation_info=None))
     elif name == "larger_view":
@@ -300,6 +303,7 @@ WRONG = (
     "output_list_with_a_gap",
     "outside",
     "unaligned",
+    "large_arena",
     "unplanned",
     "larger_view",
     "short_constant",

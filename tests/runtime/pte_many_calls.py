@@ -1,9 +1,9 @@
 """Programs of very many operator calls, and what the oracle says of them: `python pte_many_calls.py OUTPUT_FOLDER`.
 
-many_*.pte have together 1,000 calls of edge::ternary_linear and 20 of every edge operator, put together with
-ExecuTorch's schema (tracing that many would take minutes); many_*.npz have each call's input x0 … and wanted output
-y0 …. The first tensor of a call is an input of the program, the others are constants. refused_*.pte hold one call that
-no kernel takes.
+many_*.pte have together the 1,000 calls of edge::ternary_linear that test_ops_ternary.py makes and 20 of every edge
+operator, put together with ExecuTorch's schema (tracing that many would take minutes); many_*.npz have each call's
+input x0 …, wanted output y0 …, and for the 1,000 t0 …, what torch's eager operator computes. The first tensor of a call
+is an input of the program, the others are constants. refused_*.pte hold one call that no kernel takes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from executorch.exir.schema import Bool, Double, Int, Null
 from edge.export import reference
 from edge.runtime._core import operators
 from tests.runtime.pte_handmade import Handmade
+from tests.runtime.ternary_cases import SEEDS, hundred_cases, in_torch
 
-TERNARY_CALLS = 1000
 OTHER_CALLS = 20
 CALLS_PER_PROGRAM = 60
 """The core takes at most 64 inputs and outputs."""
@@ -159,13 +159,16 @@ def many(target: Path) -> None:
     names = sorted(
         name.removeprefix("edge::").removesuffix(".out") for name in operators() if name.startswith("edge::")
     )
-    calls = [*["ternary_linear"] * TERNARY_CALLS, *(name for name in names for _ in range(OTHER_CALLS))]
+    calls = [("ternary_linear", case) for seed in SEEDS for case in hundred_cases(seed)]
+    torch_calls = len(calls)
+    calls += [(name, getattr(cases, name)()) for name in names for _ in range(OTHER_CALLS)]
     for start in range(0, len(calls), CALLS_PER_PROGRAM):
         p, arrays, inputs, outputs = Handmade(), {}, [], []
-        for i, name in enumerate(calls[start : start + CALLS_PER_PROGRAM]):
-            arguments = getattr(cases, name)()
+        for i, (name, arguments) in enumerate(calls[start : start + CALLS_PER_PROGRAM]):
             wanted = getattr(reference, name)(*arguments)
             arrays |= {f"x{i}": arguments[0], f"y{i}": wanted}
+            if start + i < torch_calls:
+                arrays[f"t{i}"] = in_torch(arguments)
             inputs.append(p.tensor(*arguments[0].shape))
             outputs.append(p.tensor(*wanted.shape))
             p.call(f"edge::{name}.out", inputs[-1], *(value(p, a) for a in arguments[1:]), outputs[-1])

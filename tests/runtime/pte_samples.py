@@ -115,7 +115,7 @@ class Zoo(nn.Module):
         mask = torch.logical_and(ids < self.limit, ids != 3)
         scores = words @ words.transpose(0, 1)
         causal = torch.arange(3).unsqueeze(1) >= torch.arange(3)
-        weights = scores.masked_fill(torch.logical_not(torch.logical_and(causal, mask)), -1e9).log_softmax(-1)
+        weights = scores.masked_fill(torch.logical_not(causal & ~torch.logical_not(mask)), -1e9).log_softmax(-1)
         windows = F.avg_pool2d(x, 3, 2, 1), F.adaptive_avg_pool2d(x, (2, 3)), F.max_pool2d(x, 2, 1, ceil_mode=True)
         edges = F.pad(x, (1, 0, 2, 1), value=0.5)[:, :, 1:-1:2]
         reduced = x.amax(-1), x.argmax(2), x.sum((0, 2)), (x.abs() + 1.0).pow(1.5).rsqrt().mean(1)

@@ -94,6 +94,37 @@ def test_truncated_file(samples: Path, tmp_path: Path, backend: str, keep: float
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", [b"serving_default_args_0", b"serving_default_output_0_output"])
+def test_tflite_names_that_are_no_text(samples: Path, tmp_path: Path, name: bytes) -> None:
+    path = tmp_path / "odd.tflite"
+    path.write_bytes((samples / "colour.tflite").read_bytes().replace(name, b"\xff" + name[1:]))
+    with pytest.raises(BadFile, match="litert refuses the model"):
+        load(path)
+
+
+def test_a_tflite_signature_of_tensors_that_are_not_there(samples: Path, tmp_path: Path) -> None:
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+    model = schema.ModelT.InitFromPackedBuf((samples / "colour.tflite").read_bytes())
+    model.signatureDefs[0].outputs[0].tensorIndex = 7685
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "odd.tflite").write_bytes(builder.Output())
+    with pytest.raises(BadFile, match="litert refuses the model"):
+        load(tmp_path / "odd.tflite")
+
+
+def test_a_damaged_onnx_is_refused_without_a_word(
+    samples: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime would announce on stdout, in the middle of our JSON, that it falls back from the CPU to the CPU."""
+    path = tmp_path / "odd.onnx"
+    path.write_bytes((samples / "colour.onnx").read_bytes().replace(b"AveragePool", b"\xffveragePool"))
+    with pytest.raises(BadFile, match="onnxruntime refuses the model"):
+        load(path)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_not_a_model(tmp_path: Path, backend: str) -> None:
     path = tmp_path / f"text.{FORMATS[backend]}"
@@ -114,7 +145,7 @@ def test_wrong_backend_for_a_format(samples: Path) -> None:
 @pytest.mark.parametrize(
     ("backend", "package", "extra"),
     [
-        ("executorch", "executorch", "edge-deploy[export]"),
+        ("executorch", "executorch", "edge-deploy[executorch]"),
         ("litert", "ai_edge_litert", "edge-deploy[litert]"),
         ("onnx", "onnxruntime", "edge-deploy[onnx]"),
     ],
@@ -183,7 +214,7 @@ def test_executorch_is_imported_lean_and_exporting_still_works(samples: Path) ->
 
 
 def test_tflite_runtime_with_numpy_1(samples: Path, colour_bundle: Path, tflite_runtime: Path, tmp_path: Path) -> None:
-    """The older interpreter, and all that a bundle needs, in an environment of its own: -S hides the usual one."""
+    """The older interpreter, and all that a bundle needs, in an environment of its own, which has no C core."""
     (tmp_path / "edge").mkdir()
     (tmp_path / "edge" / "runtime").symlink_to(Path(backends.__file__).parents[1])
     code = (
@@ -198,8 +229,8 @@ def test_tflite_runtime_with_numpy_1(samples: Path, colour_bundle: Path, tflite_
         "blue = np.zeros((20, 20, 3), np.uint8); blue[..., 2] = 255\n"
         "print(np.__version__[0], 'ai_edge_litert' in sys.modules, load(bundle, backend='litert').predict(blue).label)"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{tflite_runtime}{os.pathsep}{tmp_path}"}
-    command = [sys.executable, "-S", "-c", code, str(samples), str(colour_bundle)]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [str(tflite_runtime), "-c", code, str(samples), str(colour_bundle)]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["1", "False", "blue"]

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge.runtime import BadFile, BadInput, Bundle, EdgeError, Manifest, file_entry, write_bundle
+from edge.runtime import BadFile, BadInput, Bundle, EdgeError, Manifest, file_entry, load, write_bundle
+from edge.runtime._core import Program
 from edge.runtime.bundle import ALIGNMENT
 from edge.runtime.cache import cache_dir
 
@@ -289,6 +290,93 @@ def test_polyglots_are_refused(good: Path, where: str) -> None:
         Bundle.open(good)
 
 
+def _parts(good: Path) -> tuple[bytes, bytes, int]:
+    """The entries, the directory, and the number of entries of a bundle."""
+    data = good.read_bytes()
+    entries, length, start = struct.unpack_from("<H2I", data, len(data) - 12)
+    return data[:start], data[start : start + length], entries
+
+
+def _end(entries: int, length: int, start: int) -> bytes:
+    return struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, entries, entries, length, start, 0)
+
+
+def test_a_second_directory_behind_a_zip64_record_is_refused(good: Path) -> None:
+    """zipfile would read model.pte, a reader without zip64 other.pte."""
+    entries, directory, count = _parts(good)
+    shown = directory.replace(b"model.pte", b"other.pte")
+    hidden = len(entries) + len(shown)
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, len(directory), hidden)
+    locator = struct.pack("<4sIQI", b"PK\6\7", 0, hidden + len(directory), 1)
+    both = shown + directory + record + locator
+    good.write_bytes(entries + both + _end(count, len(both), len(entries)))
+    with pytest.raises(BadFile, match="not a bundle: it has a zip64 end record"):
+        Bundle.open(good)
+
+
+def test_a_directory_must_be_what_its_end_record_says(good: Path) -> None:
+    entries, directory, count = _parts(good)
+    good.write_bytes(entries + directory + _end(count - 1, len(directory), len(entries)))
+    with pytest.raises(BadFile, match="has 4 entries, its end record says 3"):
+        Bundle.open(good)
+    good.write_bytes(entries + directory + bytes(100_000) + _end(count, len(directory) + 100_000, len(entries)))
+    with pytest.raises(BadFile, match=r"a directory of 100,\d{3} bytes; at most 4,680 are read"):
+        Bundle.open(good)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (0, r"'manifest\.json': has 24 unused bytes before it"),
+        (2, r"'notes\.txt': has 24 unused bytes before it"),
+        (4, r"its entries end at byte \d,\d{3}, its directory begins at"),
+    ],
+)
+def test_bytes_of_no_entry_are_refused(good: Path, where: int, message: str) -> None:
+    """Before the first entry, between two, or before the directory: a script, say, that another program would run."""
+    entries, directory, count = _parts(good)
+    with zipfile.ZipFile(good) as archive:
+        offsets = [info.header_offset for info in archive.infolist()] + [len(entries)]
+    hidden = b"#!/bin/sh\necho hi".ljust(24)
+    moved, at = bytearray(directory), 0
+    for offset in offsets[:-1]:
+        if offset >= offsets[where]:
+            struct.pack_into("<I", moved, at + 42, offset + len(hidden))
+        at += 46 + sum(struct.unpack_from("<3H", moved, at + 28))
+    entries = entries[: offsets[where]] + hidden + entries[offsets[where] :]
+    good.write_bytes(entries + moved + _end(count, len(moved), len(entries)))
+    with pytest.raises(BadFile, match=message):
+        Bundle.open(good)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"notes.txt", b"other.txt", r"'notes\.txt': its header and the directory differ"),
+        (b"PK\3\4", b"PK\3\5", "its header is not where the directory says"),
+    ],
+)
+def test_an_entry_says_of_itself_what_the_directory_says(good: Path, old: bytes, new: bytes, message: str) -> None:
+    """Tools that read entries one after the other would unpack another file."""
+    good.write_bytes(good.read_bytes().replace(old, new, 1))
+    with pytest.raises(BadFile, match=message):
+        Bundle.open(good)
+
+
+def test_a_program_that_plans_more_than_the_manifest_says(
+    samples: Path, colour_manifest: Manifest, tmp_path: Path
+) -> None:
+    source, path = samples / "colour.pte", tmp_path / "m.edge"
+    planned = Program(source.read_bytes()).arena_bytes
+    files = {"model.pte": file_entry(source, ("core",), arena_bytes=planned)}
+    write_bundle(path, replace(colour_manifest, files=files), {"model.pte": source})
+    load(path, "core").close()
+    files = {"model.pte": file_entry(source, ("core",), arena_bytes=planned - 1)}
+    write_bundle(path, replace(colour_manifest, files=files), {"model.pte": source})
+    with pytest.raises(BadFile, match=f"plans {planned:,} bytes of memory; the manifest says {planned - 1:,}"):
+        load(path, "core")
+
+
 def test_encrypted_entry(good: Path) -> None:
     data = bytearray(good.read_bytes())
     at = data.rindex(b"notes.txt") - 46 + 8
@@ -299,12 +387,15 @@ def test_encrypted_entry(good: Path) -> None:
 
 
 def _patched(good: Path, name: bytes, **values: int) -> None:
-    """Overwrites 32-bit fields of an entry's central directory record."""
+    """Overwrites 32-bit fields of an entry's central directory record, and the size in its own header, too."""
     places = {"crc": 16, "compressed": 20, "size": 24, "offset": 42}
     data = bytearray(good.read_bytes())
     record = data.rindex(name) - 46
+    (header,) = struct.unpack_from("<I", data, record + places["offset"])
     for field, value in values.items():
         struct.pack_into("<I", data, record + places[field], value)
+        if field == "size":
+            struct.pack_into("<I", data, header + 22, value)
     good.write_bytes(data)
 
 

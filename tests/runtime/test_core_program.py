@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edge.runtime._core import CoreError, Program, operators, run_op
+from tests.conftest import ROOT
+from tests.runtime.compilers import c_compiler
 from tests.runtime.programs import RUNNABLE, program_folder
 
 REFUSED = {
@@ -32,6 +35,7 @@ REFUSED = {
     "wrong_output_list_with_a_gap": ("bad-file", "output argument 2 is a list with a gap"),
     "wrong_outside": ("bad-file", "value 3: planned outside its memory"),
     "wrong_unaligned": ("bad-file", "value 3: planned at an offset unaligned to its dtype"),
+    "wrong_large_arena": ("unsupported", "needs 5120 MiB to run; at most "),
     "wrong_unplanned": ("unsupported", "argument 1 has no planned memory"),
     "wrong_larger_view": ("bad-file", "value 6 is no view of value 0"),
     "wrong_short_constant": ("bad-file", "value 2: its data is shorter than its shape"),
@@ -50,6 +54,7 @@ REFUSED = {
 
 
 ROLES = ("input", "output")
+CORE = ROOT / "runtime" / "core"
 
 
 class Sample(NamedTuple):
@@ -122,6 +127,28 @@ def test_every_truncation_is_refused(name: str, folder: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04" * 8, b"\0" * 64, bytes(range(256))])
 def test_other_files_are_not_programs(data: bytes) -> None:
     assert refusal(data) == ("bad-file", "not an ExecuTorch program (.pte): no 'ET12' at byte 4")
+
+
+def test_an_input_does_not_become_a_constant_while_loading(folder: Path, tmp_path: Path) -> None:
+    """The file is read twice; whoever rewrites a mapped one in between must not have its constants written to."""
+    path = folder / "wrong_constant_input.pte"
+    data = path.read_bytes()
+    assert "input 0 is a constant" in refusal(data)[1]
+    sources = [*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("kernels/scalar/*.c")]
+    sources = [source for source in sources if source.name != "plan.c"]
+    harness = Path(__file__).with_name("changing_program.c")
+    command = [c_compiler(), "-std=c11", "-O0", f"-I{CORE}", harness, *sources, "-o", tmp_path / "load", "-lm"]
+    subprocess.run(command, check=True)
+    found = set()
+    for at in (at for at, byte in enumerate(data) if byte == 1):
+        try:  # is this the byte that says which constant it is? without it there is none
+            if not Program(data[:at] + b"\0" + data[at + 1 :]).inputs:
+                continue
+        except CoreError:
+            continue
+        result = subprocess.run([tmp_path / "load", path, str(at)], check=True, capture_output=True, text=True)
+        found.add(result.stdout.strip())
+    assert found == {"the program changed while it was being loaded"}
 
 
 def test_a_schema_of_the_future_is_named(sample: Callable[[str], Sample]) -> None:
@@ -273,6 +300,13 @@ def test_run_op_refuses_what_does_not_fit() -> None:
         ("aten::relu.out", [x, frozen], "bad-argument", "argument 1"),
         ("aten::relu.out", [x, np.zeros(3, "f4")], "bad-argument", "[3]"),
         ("aten::relu.out", [x, np.zeros((4, 2), "f4")[:, 0]], "bad-argument", "argument 1"),
+        (
+            "aten::relu.out",
+            [np.zeros(9, "u1")[1:].view("f4"), out],
+            "bad-argument",
+            "argument 0: its memory is not at a",
+        ),
+        ("aten::relu.out", [x, np.zeros(9, "u1")[1:].view("f4")], "bad-argument", "not at a multiple of 4 bytes"),
         ("aten::relu.out", [[[1]], out], "bad-argument", "a list inside a list"),
     ]
     for name, arguments, status, text in cases:

@@ -36,7 +36,7 @@ FULL = Manifest(
     quantization=Quantization(
         1.58, "median", "int8", True, (LayerRecord("blocks.0.fc1", "linear", 1.58, (8, 4), 8, 0.26, 32),)
     ),
-    metrics=Metrics("accuracy", 360, 0.994, 0.997, {"core": EngineMetric("model.pte", 0.994, 1.0, 1e-4)}),
+    metrics=Metrics("accuracy", 360, 0.994, 0.997, {"core": EngineMetric("model.pte", 0.994, 1.0, 1e-4, 360)}),
     training={"epochs": 40, "history": [{"loss": 0.5}], "nothing": None},
     reference="reference.npz",
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edge.runtime._core import run_op
+from edge.runtime._core import CoreError, run_op
 
 SHAPES = [(), (1,), (5,), (3, 4), (2, 1, 7), (2, 3, 4, 5), (1, 2, 1, 3, 2)]
 
@@ -185,6 +185,23 @@ def test_logic() -> None:
         check("aten::logical_and.out", [a, b], torch.logical_and(a, b))
         check("aten::logical_or.out", [a, b], torch.logical_or(a, b))
         check("aten::logical_not.out", [a], torch.logical_not(a))
+
+
+@pytest.mark.parametrize("shapes", BROADCASTS, ids=str)
+def test_bitwise_logic_of_truths(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = random(shapes[0], torch.bool), random(shapes[1], torch.bool, seed=1)
+    check("aten::bitwise_and.Tensor_out", [a, b], a & b)
+    check("aten::bitwise_not.out", [a], ~a)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32], ids=str)
+def test_bitwise_logic_of_numbers_is_refused(dtype: torch.dtype) -> None:
+    a, mask = random((3, 4), dtype), random((3, 4), torch.bool)
+    for name, args in (("self", [a, mask]), ("other", [mask, a])):
+        with pytest.raises(CoreError, match=f"{name} is .*, which this operator does not take"):
+            run("aten::bitwise_and.Tensor_out", args, mask)
+    with pytest.raises(CoreError, match=r"self is .*, which this operator does not take"):
+        run("aten::bitwise_not.out", [a], mask)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from edge.export import reference
-from edge.runtime._core import run_op
+from edge.runtime._core import CoreError, run_op
+from tests.conftest import ROOT
+from tests.runtime.compilers import SANITIZERS, sanitizing_compiler
 
 SPECIAL = np.float32([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3e38, -3e38])
 
@@ -161,6 +167,29 @@ def test_conv2d_int8() -> None:
         check("conv2d_int8", [x, weight, scales, optional(rng, o), residual, *geometry, some(rng, 10) - 1])
 
 
+def test_quantizing_a_large_sample_does_not_overflow(tmp_path: Path) -> None:
+    """17 million codes of 127 add up to more than an int32 holds, which C leaves undefined for signed ones."""
+    (tmp_path / "main.c").write_text(
+        """#include <stdlib.h>
+        #include "kernels/scalar/scalar.h"
+        int main(void) {
+          const size_t k = 17000000;
+          const float x = 1.0f;
+          int8_t *codes = malloc(k);
+          edge_row row;
+          edge_f32_qd8_quantize__scalar(k, &x, 0, -1.0f, false, k, codes, &row);
+          return codes[k - 1] == 127 && row.sum == (int32_t)(127u * 17000000u) ? 0 : 3;
+        }"""
+    )
+    core = ROOT / "runtime" / "core"
+    source = core / "kernels" / "scalar" / "f32_qd8_quantize.c"
+    command = [sanitizing_compiler(), "-O1", *SANITIZERS, f"-I{core}", "main.c", source, "-o", "main", "-lm"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
+    result = subprocess.run([tmp_path / "main"], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
 def test_conv2d_int8_is_close_to_float() -> None:
     rng = np.random.default_rng(3)
     x, weight = normal(rng, 1, 8, 12, 12), rng.integers(-127, 128, size=(6, 8, 3, 3)).astype(np.int8)
@@ -256,6 +285,16 @@ def test_attention_qkv(causal: bool) -> None:
             np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_attention_of_no_depth_is_refused() -> None:
+    """Empty tensors would take any number of heads, and scores cost time whatever the depth."""
+    empty, out = np.zeros((1, 1, 0), "f4"), np.zeros((1, 1, 0), "f4")
+    with pytest.raises(CoreError, match=r"qkv has shape \[1, 1, 0\], expected \[B, T, 3 \* 2000000 \* depth\]"):
+        run_op("edge::attention_qkv.out", [empty, 2_000_000, 1.0, False, out])
+    q = np.zeros((1, 1, 6, 0), "f4")
+    with pytest.raises(CoreError, match="q has heads of depth 0"):
+        run_op("edge::attention.out", [q, q, q, None, 1.0, False, q.copy()])
+
+
 def test_max_pool2d() -> None:
     rng = np.random.default_rng(10)
     for _ in range(100):
@@ -313,3 +352,32 @@ def test_activations_of_special_values(activation: int) -> None:
     """Infinities, NaN and zeros through an identity matrix of one."""
     x = SPECIAL[:, None]
     check("linear", [x, np.float32([[1.0]]), None, None, activation])
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "value", "expected"),
+    [
+        ("full", "i8", 16777217.0, 16777217),
+        ("full", "i8", -1e300, -(2**63)),
+        ("full", "i8", 9.3e18, 2**63 - 1),
+        ("full", "i4", 2147483646.9, 2147483646),
+        ("full", "i4", 3e9, 2**31 - 1),
+        ("full", "i4", float("nan"), 0),
+        ("full", "?", 1e-50, 1),
+        ("full", "f4", 16777217.0, 16777216),
+        ("_to_copy", "i4", 3e9, 2**31 - 1),
+        ("_to_copy", "i4", -3e9, -(2**31)),
+        ("_to_copy", "i8", 1e30, 2**63 - 1),
+        ("_to_copy", "i2", -4e4, -(2**15)),
+        ("_to_copy", "i1", 127.9, 127),
+        ("_to_copy", "i1", -129.0, -128),
+        ("_to_copy", "u1", 256.0, 255),
+        ("_to_copy", "u1", -1.0, 0),
+        ("_to_copy", "i4", float("nan"), 0),
+    ],
+)
+def test_floats_become_integers_by_saturation(name: str, dtype: str, value: float, expected: int) -> None:
+    out = np.zeros(2, dtype)
+    given = [[2], value] if name == "full" else [np.full(2, value, "f4"), False, None]
+    run_op(f"aten::{name}.out", [*given, out])
+    assert out.tolist() == [expected, expected]

@@ -1,4 +1,4 @@
-"""The edge:: operators inside ExecuTorch's own runtime, and the same file on the core: the oracle's very bits."""
+"""The edge:: operators inside ExecuTorch, and the same files on the core: torch's and the oracle's bits."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from edge.runtime._core import CoreError, Program
 from edge.runtime.backends import op_library
 from edge.runtime.errors import EdgeError, MissingDependency
 from tests.conftest import ROOT, made_once, source_hash
+from tests.runtime.ternary_cases import bits
 
 pytest.importorskip("executorch")
 REFUSED = ("packed_width", "activation", "kind", "channels_last")
@@ -35,36 +36,38 @@ def folder() -> Path:
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr[-4000:]
 
-    sources = ["tests/runtime/pte_many_calls.py", "tests/runtime/pte_handmade.py", "export/reference.py"]
-    return made_once("ops-many-calls", source_hash(*sources), make)
+    tests = (f"tests/runtime/{name}.py" for name in ("pte_many_calls", "pte_handmade", "ternary_cases"))
+    return made_once("ops-many-calls", source_hash(*tests, "export/reference.py", "export/ops.py"), make)
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(array), np.float32(np.nan), array).astype(np.float32).view(np.uint32)
-
-
-def assert_equal_to_oracle(folder: Path, run: Callable[[bytes, list[np.ndarray]], list[np.ndarray]]) -> None:
-    calls = 0
+def assert_equal_to_the_references(folder: Path, run: Callable[[bytes, list[np.ndarray]], list[np.ndarray]]) -> None:
+    """Every call has the oracle's bits, and the thousand have torch's (+ 0: relu's zero may have either sign)."""
+    calls = torch_calls = 0
     for path in sorted(folder.glob("many_*.pte")):
         with np.load(path.with_suffix(".npz")) as arrays:
-            count = len(arrays.files) // 2
+            count = sum(key.startswith("x") for key in arrays.files)
             inputs, wanted = ([arrays[f"{letter}{i}"] for i in range(count)] for letter in "xy")
+            in_torch = [arrays.get(f"t{i}") for i in range(count)]
         outputs = run(path.read_bytes(), inputs)
-        for i, (got, want) in enumerate(zip(outputs, wanted, strict=True)):
+        for i, (got, want, eager) in enumerate(zip(outputs, wanted, in_torch, strict=True)):
             assert np.array_equal(bits(got), bits(want)), f"{path.name}, call {i}"
             calls += 1
+            if eager is not None:
+                assert np.array_equal(bits(got + 0), bits(eager + 0)), f"{path.name}, call {i}: torch"
+                torch_calls += 1
     assert calls > 1200
+    assert torch_calls == 1000
 
 
 @needs_compiler
-def test_executorch_equals_the_oracle(folder: Path) -> None:
+def test_executorch_equals_torch_and_the_oracle(folder: Path) -> None:
     from edge.runtime.backends import executorch
 
-    assert_equal_to_oracle(folder, lambda program, inputs: executorch.open(program, 1).run(inputs))
+    assert_equal_to_the_references(folder, lambda program, inputs: executorch.open(program, 1).run(inputs))
 
 
-def test_the_core_equals_the_oracle_on_the_same_files(folder: Path) -> None:
-    assert_equal_to_oracle(folder, lambda program, inputs: Program(program).run(inputs))
+def test_the_core_equals_both_on_the_same_files(folder: Path) -> None:
+    assert_equal_to_the_references(folder, lambda program, inputs: Program(program).run(inputs))
 
 
 @needs_compiler

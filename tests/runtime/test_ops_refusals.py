@@ -67,6 +67,8 @@ CALLS: dict[str, list] = {
     **{f"aten::{name}.Scalar_out": [X, 0.5, truth(2, 3, 4)] for name in ("eq", "ne", "lt", "le", "gt", "ge")},
     **{f"aten::{name}.out": [X, floats(4), truth(2, 3, 4)] for name in ("logical_and", "logical_or")},
     "aten::logical_not.out": [X, truth(2, 3, 4)],
+    "aten::bitwise_and.Tensor_out": [truth(2, 3, 4), truth(4), truth(2, 3, 4)],
+    "aten::bitwise_not.out": [truth(2, 3, 4), truth(2, 3, 4)],
     "aten::where.self_out": [truth(3, 1), X, floats(1), Y],
     "aten::mm.out": [floats(3, 4), floats(4, 5), floats(3, 5)],
     "aten::bmm.out": [floats(2, 3, 4), floats(2, 4, 5), floats(2, 3, 5)],

@@ -1,4 +1,4 @@
-"""edge::ternary_linear against the numpy oracle, bit by bit, and against PyPI bitlinear."""
+"""edge::ternary_linear against eager torch and the numpy oracle, bit by bit, and against PyPI bitlinear."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import torch
 
 from edge.export import reference
 from edge.runtime._core import run_op
-
-FLOAT_MAX = float(np.finfo(np.float32).max)
-
-
-def bits(array: np.ndarray) -> np.ndarray:
-    """The float32 bit patterns, with every NaN alike (its sign and payload are no part of the contract)."""
-    return np.where(np.isnan(array), np.float32(np.nan), array).astype(np.float32).view(np.uint32)
+from tests.runtime.ternary_cases import SEEDS, bits, hundred_cases, in_torch
 
 
 def ternary_linear(x, packed, scales, bias=None, residual=None, norm_eps=-1.0, activation=0, compat=False):
@@ -28,44 +22,16 @@ def assert_equal_to_oracle(*args) -> None:
     assert np.array_equal(bits(got), bits(wanted)), (args[0].shape, args[1].shape, np.abs(got - wanted).max())
 
 
-def random_case(rng: np.random.Generator):
-    k = int(rng.choice([rng.integers(1, 40), rng.integers(1, 300), rng.integers(300, 1200)], p=[0.5, 0.4, 0.1]))
-    n = int(rng.integers(1, 50))
-    lead = tuple(int(v) for v in rng.integers(1, 6, size=rng.integers(0, 4)))
-    x = (rng.normal(size=(*lead, k)) * 10.0 ** rng.integers(-7, 8)).astype(np.float32)
-    match rng.integers(0, 10):
-        case 0:
-            x = rng.choice([-1.0, 1.0], size=x.shape).astype(np.float32)  # every code is ±127
-        case 1:
-            x[...] = 0
-        case 2:
-            x[rng.random(x.shape) < 0.1] = rng.choice([np.nan, np.inf, -np.inf, FLOAT_MAX, 1e-44])
-        case 3:
-            x = rng.integers(-127, 128, size=x.shape).astype(np.float32) / 2  # ties of the rounding
-    codes = rng.integers(-1, 2, size=(n, k)).astype(np.int8)
-    if rng.random() < 0.1:
-        codes[:] = rng.choice([-1, 0, 1])
-    scales = rng.normal(size=n if rng.random() < 0.5 else 1).astype(np.float32)
-    bias = rng.normal(size=n).astype(np.float32) if rng.random() < 0.5 else None
-    residual = rng.normal(size=(*lead, n)).astype(np.float32) if rng.random() < 0.3 else None
-    norm_eps = float(rng.choice([-1.0, 1e-5, 1e-6, 0.0], p=[0.4, 0.4, 0.1, 0.1]))
-    return (
-        x,
-        reference.pack_codes(codes, 1.58),
-        scales,
-        bias,
-        residual,
-        norm_eps,
-        int(rng.integers(0, 9)) if rng.random() < 0.5 else 0,
-        bool(rng.random() < 0.2),
-    )
-
-
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_a_hundred_random_shapes(seed: int) -> None:
+    """Torch's very bits, and the oracle's, the latter with every activation."""
     rng = np.random.default_rng(seed)
-    for _ in range(100):
-        assert_equal_to_oracle(*random_case(rng))
+    for case in hundred_cases(seed):
+        core = ternary_linear(*case)
+        assert np.array_equal(bits(core + 0), bits(in_torch(case) + 0))  # + 0: relu's zero may have either sign
+        assert_equal_to_oracle(*case)
+        case[6] = int(rng.integers(0, 9))
+        assert_equal_to_oracle(*case)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 255, 256, 257])
@@ -166,17 +132,3 @@ def bitlinear_weights(layer) -> tuple[np.ndarray, np.ndarray]:
         factor = scale(layer.weight, layer.weight_range, layer.weight_measure, False, layer.eps)
         codes = round_clamp(layer.weight * factor, layer.weight_range).round()
     return factor.reshape(1).numpy(), codes.to(torch.int8).numpy()
-
-
-def test_eager_torch_has_the_same_bits() -> None:
-    """What a frozen model computes in PyTorch is what the exported file computes."""
-    operators = pytest.importorskip("edge.export.ops")
-    assert operators.NAMESPACE == "edge"
-    rng = np.random.default_rng(99)
-    for _ in range(150):
-        x, packed, scales, bias, residual, norm_eps, _, compat = random_case(rng)
-        activation = int(rng.integers(0, 2))
-        tensors = [None if t is None else torch.from_numpy(t) for t in (x, packed, scales, bias, residual)]
-        eager = torch.ops.edge.ternary_linear(*tensors, norm_eps, activation, compat).numpy()
-        core = ternary_linear(x, packed, scales, bias, residual, norm_eps, activation, compat)
-        assert np.array_equal(bits(eager + 0), bits(core + 0))  # + 0: relu's zero may have either sign

@@ -104,6 +104,32 @@ def test_run_refuses_in_one_line(workspace: Path, program: Path, tmp_path: Path)
     assert "expected float32" in line and "given float32 [1, 3, 9, 9]" in line
 
 
+def test_run_one_bad_file_does_not_discard_the_rest(workspace: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "good.png").write_bytes((workspace / "digit.png").read_bytes())
+    (tmp_path / "worse.npy").write_bytes(b"no array")
+    bundle = workspace / "digits.edge"
+    missing = tmp_path / "missing.wav"
+    done = edge("run", bundle, tmp_path, missing, "--json")
+    assert done.returncode == 1
+    rows = {Path(row["input"]).name: row for row in json.loads(done.stdout)["results"]}
+    assert list(rows) == ["bad.png", "good.png", "worse.npy", "missing.wav"]
+    assert rows["good.png"]["label"] == "7" and "error" not in rows["good.png"]
+    failed = ["bad.png", "worse.npy", "missing.wav"]
+    told = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [error["error"] for error in told] == [rows[name]["error"] for name in failed]
+    assert all(name in error["error"] and error["exit_code"] == 1 for name, error in zip(failed, told, strict=True))
+
+    shown = edge("run", bundle, tmp_path, missing)
+    assert shown.returncode == 1
+    assert "good.png" in shown.stdout and "bad.png" not in shown.stdout
+    assert [line.startswith("edge: error: ") for line in shown.stderr.splitlines()] == [True] * 3
+
+    none = edge("run", bundle, tmp_path / "bad.png", missing, "--json")
+    assert (none.returncode, none.stdout, none.stderr.count("\n")) == (1, "", 2)
+    assert "Traceback" in edge("run", bundle, tmp_path, "--debug").stderr
+
+
 def test_inspect_a_bundle(workspace: Path) -> None:
     document = answer("inspect", "digits.edge", cwd=workspace)
     manifest = document["manifest"]
@@ -114,8 +140,9 @@ def test_inspect_a_bundle(workspace: Path) -> None:
     shown = edge("inspect", "digits.edge", cwd=workspace).stdout
     for layer in manifest["quantization"]["layers"]:
         assert layer["name"] in shown
-    for engine in manifest["metrics"]["engines"]:
-        assert engine in shown
+    for engine, metric in manifest["metrics"]["engines"].items():
+        (row,) = (line.split() for line in shown.splitlines() if line.startswith(f"{engine} "))
+        assert row[1:3] == [metric["file"], str(metric["samples"])]
 
 
 def test_inspect_a_program_finds_the_same_ternary_layers(workspace: Path, program: Path) -> None:
@@ -132,15 +159,64 @@ def test_inspect_a_program_finds_the_same_ternary_layers(workspace: Path, progra
     assert "edge::ternary_linear" in edge("inspect", program).stdout
 
 
-@pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_inspect_other_files(workspace: Path, kind: str) -> None:
+def unpacked(workspace: Path, kind: str) -> Path:
+    """The bundle's file of a format, as a file of its own."""
     with zipfile.ZipFile(workspace / "digits.edge") as archive:
         name = next(name for name in archive.namelist() if name.endswith(kind))
-        path = Path(archive.extract(name, workspace))
+        return Path(archive.extract(name, workspace))
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_inspect_other_files_finds_the_same_layers(workspace: Path, kind: str) -> None:
+    pytest.importorskip({"tflite": "ai_edge_litert", "onnx": "onnx"}[kind])
+    path = unpacked(workspace, kind)
     document = answer("inspect", path)
     assert document["kind"] == kind
     assert document["outputs"][0]["shape"] == [1, 10]
-    assert edge("inspect", path).returncode == 0
+    expected = answer("inspect", "digits.edge", cwd=workspace)["manifest"]["quantization"]["layers"]
+    # A float layer keeps its weights, not its name; LiteRT stores the weights of convolutions the other way round.
+    found = {layer["name"]: layer for layer in document["layers"]}
+    for layer in (layer for layer in expected if layer["bits"] < 32):
+        same = found.pop(layer["name"])
+        assert (same["kind"], same["bits"], same["macs"]) == (layer["kind"], layer["bits"], layer["macs"])
+        assert sorted(same["shape"]) == sorted(layer["shape"])
+        assert same["zero_fraction"] == pytest.approx(layer["zero_fraction"], abs=1e-6)
+        assert 0 <= layer["bytes"] - same["bytes"] <= 4 * 2 * layer["shape"][0]
+    assert sorted(layer["macs"] for layer in found.values()) == sorted(
+        layer["macs"] for layer in expected if layer["bits"] == 32
+    )
+    shown = edge("inspect", path).stdout
+    assert all(layer["name"] in shown for layer in document["layers"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "install"),
+    [
+        ("tflite", "ai_edge_litert.schema_py_generated", "pip install 'edge-deploy[litert]'"),
+        ("onnx", "onnx", "pip install onnx"),
+    ],
+)
+def test_inspect_without_the_schema_says_what_to_install(
+    workspace: Path, kind: str, module: str, install: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    from edge.sdk.cli import cli
+
+    path = str(unpacked(workspace, kind))
+    monkeypatch.setitem(sys.modules, module, None)
+    result = CliRunner().invoke(cli, ["inspect", path], prog_name="edge")
+    assert result.exit_code == 0, result.stderr
+    assert "[1, 10]" in result.stdout and install in result.stdout
+    document = json.loads(CliRunner().invoke(cli, ["inspect", path, "--json"], prog_name="edge").stdout)
+    assert document["layers"] is None and install in document["missing"]
+
+
+@pytest.mark.parametrize("kind", ["tflite", "onnx"])
+def test_inspect_refuses_a_damaged_file_in_one_line(workspace: Path, tmp_path: Path, kind: str) -> None:
+    cut = tmp_path / f"cut.{kind}"
+    cut.write_bytes(unpacked(workspace, kind).read_bytes()[:5000])
+    assert cut.name in refused("inspect", cut)
 
 
 def test_inspect_refuses_in_one_line(tmp_path: Path, program: Path) -> None:
@@ -191,6 +267,30 @@ def test_doctor() -> None:
     assert all(row["version"] for row in document["packages"] if row["extra"] == "")
     assert document["cache"]["writable"]
     assert "ready" in edge("doctor").stdout
+
+
+def test_doctor_lists_tflite_runtime_where_it_would_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    from click.testing import CliRunner
+
+    from edge.sdk.cli import cli
+
+    found = importlib.util.find_spec
+    hidden: set[str] = {"tflite_runtime"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in hidden else found(name, *rest))
+
+    def install() -> str | None:
+        rows = json.loads(CliRunner().invoke(cli, ["doctor", "--json"], prog_name="edge").stdout)["packages"]
+        (row,) = (row for row in rows if row["name"] == "tflite-runtime")
+        assert "ai-edge-litert" in row["purpose"]
+        return row["install"]
+
+    hidden.add("ai_edge_litert")
+    assert install() == "pip install tflite-runtime"
+    hidden.remove("ai_edge_litert")
+    if found("ai_edge_litert"):
+        assert install() is None
 
 
 def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,9 +53,49 @@ def test_plain_progress_says_how_long_is_left(
     monkeypatch.setattr("edge.sdk.console.time.monotonic", lambda: now)
     progress = console.PlainProgress()
     progress.stage("train", 100)
+    now = 0.5
+    progress.update(1)
     now = 11.0
     progress.update(25)
     assert capsys.readouterr().err.splitlines()[-1] == "train 25/100  left 33.0 s"
+
+
+def test_plain_progress_times_only_what_it_saw(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("edge.sdk.console.time.monotonic", lambda: now)
+    progress = console.PlainProgress()
+    progress.stage("run .pte on core", 360)
+    progress.update(360)
+    progress.stage("train", 1000)  # a training that goes on from its half
+    progress.update(500)
+    now = 20.0
+    progress.update(600)
+    progress.update(1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "run .pte on core",
+        "run .pte on core 360/360",
+        "train",
+        "train 600/1000  left 1 min 20 s",
+        "train 1000/1000",
+    ]
+
+
+def test_plain_progress_does_not_repeat_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = console.PlainProgress()
+    progress.stage("lower to .pte")
+    progress.stage("lower to .pte")
+    progress.stage("lower to .pte", 5)
+    progress.note("left out .onnx")
+    progress.note("left out .onnx")
+    progress.stage("lower to .pte")
+    assert capsys.readouterr().err.splitlines() == [
+        "lower to .pte",
+        "left out .onnx",
+        "left out .onnx",
+        "lower to .pte",
+    ]
 
 
 def test_terminal_progress_draws_on_standard_error_only(

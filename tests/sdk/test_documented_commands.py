@@ -1,8 +1,9 @@
 """The commands that the documents show are run, in a folder that holds the files they speak of.
 
-A `console` block's lines that begin with "$ " are commands. `edge` commands run; one whose files a reader must bring
-(a model, a data set) or that trains for minutes is held against the command's own parser. Of the others it is checked
-that what they name exists. A command that this file cannot place fails the test.
+A `console` block's lines that begin with "$ " are commands. `edge` commands run; those that train on a reader's own
+data do so for one epoch and one format. The main job, which a test of its own runs whole, is held against the command's
+own parser. Of the others it is checked that what they name exists; a command that this file cannot place fails the
+test.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What the main job's own test runs (tests/conftest.py, digits_export), and what needs a reader's own files.
-_PARSED_ONLY = ("edge export --bits 1.58 ", "edge export my_model.py:", "edge export ds_cnn ")
+# What the main job's own test runs (tests/conftest.py, digits_export).
+_PARSED_ONLY = ("edge export --bits 1.58 ",)
+# What trains on a reader's own files, and what makes that short; a later option overrides an earlier one.
+_OWN_DATA = ("edge export my_model.py:", "edge export ds_cnn ")
+_SHORT = ("--epochs", "1", "--no-float-twin", "--formats", "pte")
 
 
 def _blocks(language: str, document: Path) -> list[str]:
@@ -52,6 +56,9 @@ def test_edge_command(line: str, workspace: Path) -> None:
     if line.startswith(_PARSED_ONLY):
         _parse(words[1:])
         return
+    if line.startswith(_OWN_DATA):
+        _parse(words[1:])
+        words += _SHORT
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "edge.sdk.cli", *words[1:]],

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge.export import pipeline
-from edge.export.pipeline import ExportOptions
+from edge.export.options import ExportOptions
 from edge.runtime.errors import BadInput
 from edge.sdk.cli import cli
 
@@ -52,7 +52,7 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         "models/mine.py:build --bits 4 --data photos.zip -o out.edge --keep head.* --keep stem --measure mean "
         "--conv float --epochs 3 --batch-size 16 --lr 0.01 --seed 7 --threads 2 --tflite-bits 8 --formats onnx,pte "
         "--resume --pretrained start.pt --no-float-twin --name mine --model-version 2.1.0 --license MIT --limit 100 "
-        "--input-size 24x32 --target pi5 --no-report"
+        "--input-size 24x32 --target pi5 --no-report --kind image --bitlinear-compat --float-fraction 0.25"
     )
     export(*words.split())
     assert asked[0] == ExportOptions(
@@ -80,6 +80,9 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         input_size=(24, 32),
         target="pi5",
         report=False,
+        kind="image",
+        bitlinear_compat=True,
+        float_fraction=0.25,
     )
 
 
@@ -107,6 +110,8 @@ def test_an_unknown_target_is_told_before_torch_is_imported(tmp_path: Path) -> N
         (["no_such_model"], "no_such_model"),
         (["missing.py:build"], "missing.py"),
         (["-o", "no/such/folder/x.edge"], "no/such/folder"),
+        (["-o", "digits"], "-o digits.edge"),
+        (["--limit", "19"], "at least 20"),
         (["--pretrained", "missing.pt"], "missing.pt"),
     ],
 )

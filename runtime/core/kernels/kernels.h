@@ -28,7 +28,7 @@ extern "C" {
 /* What the integer GEMM needs to know of a quantized row. */
 typedef struct edge_row {
   float scale; /* s_x: code = round(value * scale) */
-  int32_t sum; /* of the codes */
+  int32_t sum; /* of the codes; wraps beyond 2^24 of them, where only convolutions go, which do not use it */
 } edge_row;
 
 /* What becomes of an integer accumulator; see edge_dequantize in scalar/epilogue.h. */

@@ -17,6 +17,7 @@ static edge_status check_attention(edge_call *call) {
   EDGE_TRY(edge_take_tensor(call, V, "v", EDGE_F32, &v));
   EDGE_TRY(edge_take_optional_tensor(call, MASK, "mask", EDGE_F32, &mask));
   if (q->rank != 4) return edge_fail(call, EDGE_BAD_ARGUMENT, "q has %u dimensions, expected 4 [B, H, T, d]", q->rank);
+  if (q->sizes[3] < 1) return edge_fail(call, EDGE_BAD_ARGUMENT, "q has heads of depth 0, expected at least 1");
   if (k->rank != 4 || k->sizes[2] < 1) return edge_fail(call, EDGE_BAD_ARGUMENT, "k is not [B, H, S, d] with S >= 1");
   const int32_t keys[4] = {q->sizes[0], q->sizes[1], k->sizes[2], q->sizes[3]};
   EDGE_TRY(edge_expect_shape(call, k, "k", keys, 4));
@@ -88,7 +89,8 @@ static edge_status check_attention_qkv(edge_call *call) {
   bool causal;
   EDGE_TRY(edge_take_tensor(call, QKV, "qkv", EDGE_F32, &qkv));
   EDGE_TRY(edge_take_int(call, HEADS, "heads", 1, INT32_MAX, &heads));
-  if (qkv->rank != 3 || qkv->sizes[2] % 3 != 0 || qkv->sizes[2] / 3 % heads != 0) {
+  /* Without the first comparison a tensor without elements would take any number of heads. */
+  if (qkv->rank != 3 || qkv->sizes[2] / 3 < heads || qkv->sizes[2] % 3 != 0 || qkv->sizes[2] / 3 % heads != 0) {
     edge_shape_text given;
     return edge_fail(call, EDGE_BAD_ARGUMENT, "qkv has shape %s, expected [B, T, 3 * %d * depth]",
                      edge_shape_string(&given, qkv->sizes, qkv->rank), (int)heads);

@@ -212,6 +212,14 @@ EDGE_RELATION_OP(ge_scalar, "ge.Scalar_out", GE)
 EDGE_RELATION_OP(logical_and, "logical_and.out", AND)
 EDGE_RELATION_OP(logical_or, "logical_or.out", OR)
 
+/* aten::bitwise_and(self, other, out): of truths only, as `a & b` of two masks is written. */
+static edge_status check_bitwise_and(edge_call *call) {
+  const edge_tensor *ignored;
+  EDGE_TRY(edge_take_tensor(call, 0, "self", EDGE_TRUTH, &ignored));
+  EDGE_TRY(edge_take_tensor(call, 1, "other", EDGE_TRUTH, &ignored));
+  return check_relation(call);
+}
+
 /* aten::logical_not(self, out) */
 static edge_status check_logical_not(edge_call *call) {
   const edge_tensor *self;
@@ -226,6 +234,13 @@ static edge_status run_logical_not(edge_call *call) {
     out[i] = edge_is_float(self) ? edge_load_float(self, i) == 0.0f : edge_load_int(self, i) == 0;
   }
   return EDGE_OK;
+}
+
+/* aten::bitwise_not(self, out): of truths only. */
+static edge_status check_bitwise_not(edge_call *call) {
+  const edge_tensor *ignored;
+  EDGE_TRY(edge_take_tensor(call, 0, "self", EDGE_TRUTH, &ignored));
+  return check_logical_not(call);
 }
 
 /* aten::where(condition, self, other, out) */
@@ -263,5 +278,7 @@ static edge_status run_where(edge_call *call) {
   return EDGE_OK;
 }
 
+const edge_op edge_op_aten_bitwise_and = {"aten::bitwise_and.Tensor_out", 3, 1, check_bitwise_and, run_logical_and};
+const edge_op edge_op_aten_bitwise_not = {"aten::bitwise_not.out", 2, 1, check_bitwise_not, run_logical_not};
 const edge_op edge_op_aten_logical_not = {"aten::logical_not.out", 2, 1, check_logical_not, run_logical_not};
 const edge_op edge_op_aten_where = {"aten::where.self_out", 4, 1, check_where, run_where};

@@ -99,25 +99,34 @@ void edge_store_int(const edge_tensor *tensor, int64_t at, int64_t value) {
   }
 }
 
-void edge_store_float(const edge_tensor *tensor, int64_t at, float value) {
+/* `value` cut to a whole number and to the range of an integer dtype; 0 for NaN. */
+static int64_t saturated(uint8_t dtype, double value) {
+  const bool is_signed = dtype != EDGE_UINT8;
+  const uint32_t bits = 8 * (uint32_t)edge_dtype_bytes(dtype) - is_signed;
+  const int64_t high = (int64_t)((UINT64_C(1) << bits) - 1), low = is_signed ? -high - 1 : 0;
+  if (value != value) return 0;
+  /* The largest int64 is no double, the one above it is: what is not below that cannot be converted. */
+  if (value >= (double)high) return high;
+  return value <= (double)low ? low : (int64_t)value;
+}
+
+/* A double, so that integers beyond float32's 24 bits stay what they are. */
+static void store_real(const edge_tensor *tensor, int64_t at, double value) {
   if (edge_is_float(tensor)) {
-    ((float *)tensor->data)[at] = value;
+    ((float *)tensor->data)[at] = (float)value;
   } else if (tensor->dtype == EDGE_BOOL) {
-    ((uint8_t *)tensor->data)[at] = value != 0.0f;
-  } else if (value != value) {
-    edge_store_int(tensor, at, 0);
+    ((uint8_t *)tensor->data)[at] = value != 0.0;
   } else {
-    edge_store_int(tensor, at,
-                   value >= 9223372036854775808.0f   ? INT64_MAX
-                   : value < -9223372036854775808.0f ? INT64_MIN
-                                                     : (int64_t)value);
+    edge_store_int(tensor, at, saturated(tensor->dtype, value));
   }
 }
+
+void edge_store_float(const edge_tensor *tensor, int64_t at, float value) { store_real(tensor, at, value); }
 
 void edge_fill(const edge_tensor *tensor, const edge_value *scalar) {
   for (int64_t i = 0, n = edge_elements(tensor); i < n; ++i) {
     if (scalar->kind == EDGE_DOUBLE) {
-      edge_store_float(tensor, i, (float)scalar->as.real);
+      store_real(tensor, i, scalar->as.real);
     } else {
       edge_store_int(tensor, i, edge_whole(scalar));
     }

@@ -48,7 +48,7 @@ float edge_load_float(const edge_tensor *tensor, int64_t at);
 void edge_store_int(const edge_tensor *tensor, int64_t at, int64_t value);
 /* To an integer dtype: towards zero, saturated, NaN to 0. */
 void edge_store_float(const edge_tensor *tensor, int64_t at, float value);
-/* A Scalar (int, bool or float) into every element. */
+/* A Scalar (int, bool or float) into every element; a float into integers as `edge_store_float`, but unrounded. */
 void edge_fill(const edge_tensor *tensor, const edge_value *scalar);
 /* A Scalar that is an int or a bool. */
 static inline int64_t edge_whole(const edge_value *scalar) {

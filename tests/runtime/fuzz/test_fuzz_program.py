@@ -11,14 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, made_once, source_hash
+from tests.conftest import made_once, source_hash
+from tests.runtime.compilers import CORE_SOURCES, SANITIZERS, STRICT, c_compiler, sanitizing_compiler
 from tests.runtime.programs import RUNNABLE, program_folder
 
-CORE = ROOT / "runtime" / "core"
 HARNESS = Path(__file__).with_name("fuzz_program.c")
 CASES = 20_000
-SANITIZERS = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
-STRICT = ["-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CORE}"]
 
 FROM_LIBC = re.compile(
     r"mem(cpy|move|set|cmp|chr)|str(len|cmp|ncmp|chr)|v?snprintf|l?l?abs|"
@@ -28,23 +26,14 @@ FROM_LIBC = re.compile(
 
 
 @pytest.fixture(scope="module")
-def compiler() -> str:
-    """A C compiler."""
-    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if found is None:
-        pytest.skip("fuzzing the core: no C compiler (set CC)")
-    return found
-
-
-@pytest.fixture(scope="module")
-def build(compiler: str) -> Callable[[str, list[str]], Path]:
-    """Runs the compiler over the core's sources in a folder that is kept until a source changes."""
+def build() -> Callable[[str, list[str]], Path]:
+    """Runs the C compiler over the core's sources in a folder that is kept until a source changes."""
 
     def compile_core(name: str, arguments: list[str]) -> Path:
-        sources = sorted([*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("kernels/scalar/*.c")])
+        compiler = c_compiler()
 
         def make(folder: Path) -> None:
-            command = [compiler, *STRICT, *arguments, *map(str, sources)]
+            command = [compiler, *STRICT, *arguments, *CORE_SOURCES]
             if "-c" not in arguments:
                 command += [str(HARNESS), "-o", name, "-lm"]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -57,6 +46,7 @@ def build(compiler: str) -> Callable[[str, list[str]], Path]:
 
 def test_damaged_programs_are_refused_or_run(build: Callable[[str, list[str]], Path]) -> None:
     """Every case ends in an error of ours or in a run that stays inside its memory; a fault ends the harness."""
+    sanitizing_compiler()
     folder = build("fuzz-program", ["-O1", "-g", "-D_POSIX_C_SOURCE=200809L", *SANITIZERS])
     programs = [str(program_folder() / f"{name}.pte") for name in (*RUNNABLE, "edge_block", "edge_convolutions")]
     result = subprocess.run(

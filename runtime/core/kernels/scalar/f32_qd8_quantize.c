@@ -36,12 +36,13 @@ void edge_f32_qd8_quantize__scalar(size_t k, const float *x, size_t step, float 
   }
   const float low = bitlinear_compat ? -128.0f : -127.0f;
   row->scale = (1.0f / amax) * (bitlinear_compat ? 128.0f : 127.0f);
-  row->sum = 0;
+  uint32_t sum = 0; /* unsigned: a convolution's sample may be so large that it wraps, and does not use it */
   for (size_t i = 0; i < k; ++i) {
     float code = rintf((x[i * step] - mean) * rstd * row->scale);
     code = code > 127.0f ? 127.0f : code < low ? low : code;
     codes[i] = code == code ? (int8_t)code : 0; /* converting a NaN would be undefined */
-    row->sum += codes[i];
+    sum += (uint32_t)codes[i];
   }
+  row->sum = (int32_t)sum;
   for (size_t i = k; i < padded; ++i) codes[i] = 0;
 }

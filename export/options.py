@@ -1,0 +1,163 @@
+"""What an export can be told, what it answers, and what is refused before an hour of training instead of after it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge.runtime.errors import BadInput, MissingDependency
+from edge.runtime.manifest import Manifest, check_identity
+from edge.runtime.target import FORMAT_ENGINES, find_target
+
+FORMATS = tuple(FORMAT_ENGINES)
+BITS = (1.58, 2, 4, 8, 32)
+
+_NEEDS = {
+    "pte": ("executorch", "edge-deploy[export]"),
+    "tflite": ("litert_torch", "edge-deploy[tflite-export]"),
+    "onnx": ("onnxscript", "edge-deploy[export]"),
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What `edge export` can be told; the defaults are the command's.
+
+    Attributes:
+        model: a name from `edge models`, or "path/to/file.py:factory".
+        bits: 1.58, 2, 4, 8, or 32 (float).
+        data: "digits", or the path of an image folder, archive, .npz or WAV folder.
+        output: the bundle to write; its name ends in .edge.
+        keep: patterns of layers that stay float, beyond the model's own.
+        measure: "median" or "mean", the scale of ternary weights.
+        conv: "int8" or "float" for k×k and depthwise convolutions.
+        epochs: None for the preset of the model and data; likewise `batch_size` and `lr`.
+        kind: "image", "audio" or "array" where the data holds several; None for what is found.
+        bitlinear_compat: numerics of PyPI `bitlinear` in the linear layers.
+        float_fraction: share of the steps in float before quantization begins (16-bit to 1.58-bit continuation);
+            None for the preset.
+        seed: of initialization, order and augmentation.
+        threads: of training; None for what the machine has.
+        tflite_bits: 2, 4 or 8, the storage of ternary weights in the .tflite.
+        formats: of "pte", "tflite", "onnx"; None for all that are installed and that the target runs.
+        resume: go on from the checkpoint of an interrupted export.
+        pretrained: a .pt/.pth/.safetensors checkpoint to start from.
+        float_twin: also train the same model in float, for comparison.
+        name: of the bundle; None for one made of data and model.
+        version: of the bundle.
+        license: SPDX identifier of the exported model.
+        limit: use at most this many samples, training and test together.
+        input_size: (height, width) that images are scaled to; None for the preset of the model and data.
+        verify_samples: at most this many test samples run on each engine.
+        target: from `edge targets`.
+        report: write the report beside the bundle.
+    """
+
+    model: str = "cct_2_3x2"
+    bits: float = 1.58
+    data: str = "digits"
+    output: Path = Path("model.edge")
+    keep: tuple[str, ...] = ()
+    measure: str = "median"
+    conv: str = "int8"
+    kind: str | None = None
+    bitlinear_compat: bool = False
+    float_fraction: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    seed: int = 0
+    threads: int | None = None
+    tflite_bits: int = 2
+    formats: tuple[str, ...] | None = None
+    resume: bool = False
+    pretrained: Path | None = None
+    float_twin: bool = True
+    name: str | None = None
+    version: str = "1.0.0"
+    license: str = "unspecified"
+    limit: int | None = None
+    input_size: tuple[int, int] | None = None
+    verify_samples: int = 500
+    target: str = "generic"
+    report: bool = True
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made.
+
+    Attributes:
+        bundle: path of the .edge file.
+        manifest: as written into it.
+        history: a record an epoch of the quantized training.
+        float_history: of the float twin; empty without one.
+        files: bytes of each file in the bundle.
+        seconds: wall time by stage.
+        notes: things worth telling, such as a format that was left out.
+        report: the markdown page, if one was written.
+    """
+
+    bundle: Path
+    manifest: Manifest
+    history: list[dict[str, Any]]
+    float_history: list[dict[str, Any]]
+    files: dict[str, int]
+    seconds: dict[str, float]
+    notes: list[str] = field(default_factory=list)
+    report: Path | None = None
+
+
+def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[str, ...]:
+    """Refuses what cannot work.
+
+    Args:
+        options: of the export.
+        note: told why a format is left out.
+
+    Returns:
+        The formats to write.
+
+    Raises:
+        BadInput: an option out of range, or a place that cannot be written to.
+        MissingDependency: a format that was asked for, or .pte, needs a package that is not installed.
+    """
+    if options.bits not in BITS:
+        raise BadInput(f"bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+    if options.tflite_bits not in (2, 4, 8):
+        raise BadInput(f"tflite_bits: {options.tflite_bits} is not one of 2, 4, 8")
+    if options.bitlinear_compat and options.bits != 1.58:
+        raise BadInput(f"bitlinear_compat: exists for 1.58 bits only, not for {options.bits:g}")
+    check_identity(options.name or "model", options.version, options.license)
+    if options.output.suffix != ".edge":
+        raise BadInput(f"{options.output}: a bundle's name ends in .edge: -o {options.output}.edge")
+    folder = options.output.parent
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder for the bundle; create it or choose another with -o")
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"{folder}: not writable; choose another place for the bundle with -o")
+    if options.output.is_dir():
+        raise BadInput(f"{options.output}: is a folder; give the bundle a file name with -o")
+    if options.pretrained is not None and not options.pretrained.is_file():
+        raise BadInput(f"{options.pretrained}: no such checkpoint")
+    unknown = sorted(set(options.formats or ()) - set(FORMATS))
+    if unknown:
+        raise BadInput(f"formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+    target = find_target(options.target)
+    formats = []
+    for name in options.formats or FORMATS:
+        module, extra = _NEEDS[name]
+        if importlib.util.find_spec(module) is None:
+            advice = f".{name} needs {module}: pip install '{extra}'"
+            if options.formats is not None or name == "pte":
+                raise MissingDependency(advice)
+            note(f"left out {advice}")
+        elif options.formats is None and name not in target.formats:
+            note(f"left out .{name}: no engine of target {target.name} reads it")
+        else:
+            formats.append(name)
+    return tuple(formats)

@@ -1,0 +1,62 @@
+"""What people and programs are told when something goes wrong: a line on standard error, and an exit code.
+
+Exit codes: 0 done · 1 an error that the message explains · 2 the command line is wrong · 70 a bug · 130 Ctrl-C.
+With `--json`, an error is a JSON object on standard error: {"error": "…", "kind": "BadFile", "exit_code": 1}.
+"""
+
+import json
+import traceback
+
+import click
+
+from edge.runtime.errors import EdgeError, Interrupted
+from edge.sdk.extras import missing_dependency
+
+EXIT_ERROR, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+
+
+def report(error: Exception, *, as_json: bool, debug: bool) -> int:
+    """Shows `error` in a line on standard error (with `debug`, its traceback before it) and returns the exit code."""
+    kind, line, code = _describe(error)
+    if debug and code != EXIT_USAGE:
+        traceback.print_exception(error)
+        if log := getattr(error, "log", None):  # what a child process of an export printed
+            click.echo(log, err=True)
+    if as_json:
+        click.echo(json.dumps({"error": line, "kind": kind, "exit_code": code}), err=True)
+    elif isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+    else:
+        click.echo(f"edge: error: {line}", err=True)
+    return code
+
+
+def message(error: Exception) -> str:
+    """One line about `error`."""
+    return _describe(error)[1]
+
+
+def _describe(error: Exception) -> tuple[str, str, int]:
+    """The kind of `error`, one line about it, and the exit code it calls for."""
+    kind = type(error).__name__
+    if isinstance(error, click.Abort):
+        return "Interrupted", "interrupted", EXIT_INTERRUPTED
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "edge"
+        return kind, f"{_one_line(error.format_message())} (see '{path} --help')", EXIT_USAGE
+    if isinstance(error, click.ClickException):
+        return kind, _one_line(error.format_message()), error.exit_code
+    if isinstance(error, EdgeError):
+        return kind, _one_line(str(error)), EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_ERROR
+    if isinstance(error, ModuleNotFoundError) and (line := missing_dependency(error)):
+        return "MissingDependency", line, EXIT_ERROR
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return kind, f"{error.strerror}{where}", EXIT_ERROR
+    if isinstance(error, MemoryError):
+        return kind, "not enough memory: try a smaller model, --batch-size or --limit", EXIT_ERROR
+    return kind, f"a bug in edge: {kind}: {_one_line(str(error))} (--debug shows where)", EXIT_BUG
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

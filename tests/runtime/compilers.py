@@ -1,0 +1,74 @@
+"""The C compilers of this machine, and what they can do; what is missing skips the test that asks, by name.
+
+`STRICT` and `CORE_SOURCES` are arguments to compile the core by.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+CORE = ROOT / "runtime" / "core"
+CORE_SOURCES = sorted(map(str, [*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("kernels/scalar/*.c")]))
+STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", f"-I{CORE}")
+SANITIZERS = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+
+
+def c_compiler() -> str:
+    """$CC, cc, gcc or clang."""
+    found = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        pytest.skip("no C compiler (set CC)")
+    return found
+
+
+def clang() -> list[str]:
+    """The command of clang, or of the clang in PyPI's ziglang."""
+    if found := shutil.which("clang"):
+        return [found]
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("the core built by clang: neither clang nor PyPI ziglang is installed")
+    return [sys.executable, "-m", "ziglang", "cc"]
+
+
+@functools.cache
+def _lacks_sanitizers(compiler: str) -> str:
+    """Why a program built with SANITIZERS does not run, or "" if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "main.c"
+        source.write_text("int main(int count, char **words) { return count == 1 && words[0] ? 0 : 1; }\n")
+        for command in ([compiler, *SANITIZERS, str(source), "-o", f"{folder}/main"], [f"{folder}/main"]):
+            result = subprocess.run(command, capture_output=True, text=True)
+            if result.returncode:
+                return (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
+    return ""
+
+
+def sanitizing_compiler() -> str:
+    """A C compiler that has the run-time libraries of AddressSanitizer and UndefinedBehaviorSanitizer."""
+    compiler = c_compiler()
+    if why := _lacks_sanitizers(compiler):
+        pytest.skip(f"{compiler} has no AddressSanitizer and UndefinedBehaviorSanitizer (libasan, libubsan): {why}")
+    return compiler
+
+
+def sanitizer_runtimes() -> str:
+    """What LD_PRELOAD must hold for a Python that loads a module built with sanitizers."""
+    compiler = sanitizing_compiler()
+    found = [
+        subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(map(os.path.isabs, found)):
+        pytest.skip(f"{compiler} has no shared libasan.so and libubsan.so to load into Python")
+    return os.pathsep.join(found)
