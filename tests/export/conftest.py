@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edge.export.lower.freeze import FrozenConv1x1, FrozenConv2d, FrozenLayer, FrozenLinear
+from edge.export.lower.freeze import FrozenConv1d, FrozenConv1x1, FrozenConv2d, FrozenLayer, FrozenLinear
 from tests.conftest import made_once, source_hash
 
 _SOURCES = (
@@ -122,6 +122,28 @@ class Pair(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return self.b(y), self.a(x)
+
+
+class Strided(nn.Module):
+    """1x1 convolutions that pick pixels, and one over a line."""
+
+    def __init__(self, norm_eps: float, lowest: int) -> None:
+        super().__init__()
+        bits = {-1: 1.58, -8: 4, -128: 8}[lowest]
+
+        def codes(outputs: int, inputs: int) -> Tensor:
+            made = torch.randint(-1, 2, (outputs, inputs)).to(torch.int8)
+            made[0, 0] = lowest
+            return made
+
+        scales = torch.rand(10) - 0.5
+        self.first = FrozenConv1x1(codes(12, 8), bits, torch.full((1,), 0.03), torch.randn(12), norm_eps, (2, 3))
+        self.second = FrozenConv1x1(codes(10, 12), bits, scales, None, norm_eps, (1, 2))
+        self.line = FrozenConv1d(codes(7, 10), bits, torch.full((1,), 0.03), torch.randn(7), norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.line(self.second(torch.relu(self.first(x))).flatten(2))
+        return y
 
 
 def _depthwise(bits: float) -> nn.Module:

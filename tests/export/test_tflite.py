@@ -20,11 +20,10 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_litert.schema_py_generated import TensorType
 
 from edge.export.lower.constants import compact_rows
-from edge.export.lower.freeze import FrozenConv1d, FrozenConv1x1
 from edge.export.lower.tflite import check_layers, to_tflite
 from edge.export.lower.tflite_file import WIDTH_TYPE, Op, TfliteFile, pack_codes, unpack_codes
 from edge.runtime.errors import BadInput, Unsupported
-from tests.export.conftest import Lowered, layer_names, linear, lowered, sample
+from tests.export.conftest import Lowered, Strided, layer_names, linear, lowered, sample
 
 EXACT = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
 
@@ -87,28 +86,6 @@ def test_model_agrees_with_torch(name: str, bits: int) -> None:
     # 1e-7 of noise in a float operator flips an int8 rounding now and then, and random weights do not forgive it.
     made = tflite(name, bits)
     assert error(made.path, made) <= 2e-2
-
-
-class Strided(nn.Module):
-    """1x1 convolutions that pick pixels, and one over a line."""
-
-    def __init__(self, norm_eps: float, lowest: int) -> None:
-        super().__init__()
-        bits = {-1: 1.58, -8: 4, -128: 8}[lowest]
-
-        def codes(outputs: int, inputs: int) -> Tensor:
-            made = torch.randint(-1, 2, (outputs, inputs)).to(torch.int8)
-            made[0, 0] = lowest
-            return made
-
-        scales = torch.rand(10) - 0.5
-        self.first = FrozenConv1x1(codes(12, 8), bits, torch.full((1,), 0.03), torch.randn(12), norm_eps, (2, 3))
-        self.second = FrozenConv1x1(codes(10, 12), bits, scales, None, norm_eps, (1, 2))
-        self.line = FrozenConv1d(codes(7, 10), bits, torch.full((1,), 0.03), torch.randn(7), norm_eps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.line(self.second(torch.relu(self.first(x))).flatten(2))
-        return y
 
 
 @pytest.mark.parametrize("norm_eps", [-1.0, 1e-5])
