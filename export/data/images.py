@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def load_digits(input_shape: Shape | None, test_fraction: float, seed: int, limi
     preprocess = plain_preprocess(input_shape, _DIGITS_SHAPE)
     x = np.stack([preprocess.decode(picture) for picture in pictures])
     if limit is not None:
-        if limit < 2 * 10:
-            raise BadInput(f"digits: a limit of {limit} samples is too small for 10 classes: use at least 20")
+        # Both parts of a stratified split need one of every class.
+        least = math.ceil(10 / min(test_fraction, 1 - test_fraction))
+        if limit < least:
+            raise BadInput(f"digits: a limit of {limit} samples is too small for 10 classes: use at least {least}")
         chosen = evenly(y, limit, np.random.default_rng(seed))
         x, y = x[chosen], y[chosen]
     # scikit-learn's own split, so that anyone can hold out the very same samples for another model.

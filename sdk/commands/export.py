@@ -108,7 +108,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 @click.option(
     "--limit",
     type=click.IntRange(min=4),
-    help="Use at most this many samples, training and test together, for a quick try; the digits need at least 20.",
+    help="Use at most this many samples, training and test together, for a quick try; the digits need at least 50.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for training.  [default: all cores]")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted export left.")

@@ -119,7 +119,7 @@ def test_digits_splits_share_nothing_and_follow_the_seed() -> None:
     assert np.array_equal(first.test.x, again.test.x) and not np.array_equal(first.test.x, other.test.x)
     assert len(load_dataset("digits", limit=100).train) == 80
     assert load_dataset("digits", input_shape=(3, 32, 32)).input_shape == (3, 32, 32)
-    with pytest.raises(BadInput, match="use at least 20"):
+    with pytest.raises(BadInput, match="use at least 50"):
         load_dataset("digits", limit=10)
 
 
@@ -660,3 +660,14 @@ def test_real_spoken_digits(real_data: Path) -> None:
     assert data.labels == tuple("0123456789") and (len(data.train), len(data.test)) == (540, 60)
     assert isinstance(data.preprocess, AudioPreprocess) and data.preprocess.sample_rate == 8000
     assert 0.5 < data.preprocess.samples / 8000 < 1
+
+
+@pytest.mark.parametrize("limit", [20, 30, 49])
+def test_digits_too_few_for_every_class_in_both_parts(limit: int) -> None:
+    with pytest.raises(BadInput, match="use at least 50"):
+        load_dataset("digits", limit=limit)
+
+
+def test_fewest_digits_have_every_class_in_both_parts() -> None:
+    data = load_dataset("digits", limit=50)
+    assert len(set(data.train.y)) == len(set(data.test.y)) == 10

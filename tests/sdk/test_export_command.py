@@ -111,7 +111,7 @@ def test_an_unknown_target_is_told_before_torch_is_imported(tmp_path: Path) -> N
         (["missing.py:build"], "missing.py"),
         (["-o", "no/such/folder/x.edge"], "no/such/folder"),
         (["-o", "digits"], "-o digits.edge"),
-        (["--limit", "19"], "at least 20"),
+        (["--limit", "49"], "at least 50"),
         (["--pretrained", "missing.pt"], "missing.pt"),
     ],
 )
