@@ -28,7 +28,7 @@ class Program:
 
     Args:
         data: The program's bytes (ExecuTorch schema ET12).
-        threads: Upper bound of threads in a run; the scalar kernels use one.
+        threads: Upper bound of threads in a run, at most 64; the results do not depend on it.
 
     Raises:
         CoreError: The file is damaged, or needs something that the core does not have, or more memory than half the
@@ -59,6 +59,14 @@ class Program:
     @property
     def packed_bytes(self) -> int:
         """Bytes of weights repacked for this CPU (0 with the scalar kernels)."""
+
+    @property
+    def isa(self) -> str:
+        """Name of the kernels it runs on, one of `isas()`."""
+
+    @property
+    def threads(self) -> int:
+        """Number of threads it runs on, the caller's among them; fewer than asked for where the system gives no more."""
 
     @property
     def macs(self) -> int:
@@ -100,13 +108,20 @@ class Program:
 def operators() -> list[str]:
     """Names of the operators that the core runs, such as "aten::add.out"."""
 
-def run_op(name: str, args: list[Any]) -> None:
+def isas() -> list[str]:
+    """Names of the kernels that this machine runs, such as "avx2", the best first and "scalar" last.
+
+    The environment variable EDGE_ISA chooses one for the programs and operators that are opened after it is set.
+    """
+
+def run_op(name: str, args: list[Any], threads: int = 1) -> None:
     """Check and run one operator.
 
     Args:
         name: As in `operators()`.
         args: `OpArgument`s in the schema's order; the trailing arrays are the outputs, written in place. Arrays are
             C-contiguous and aligned to their dtype.
+        threads: As for `Program`.
 
     Raises:
         CoreError: There is no such operator, or it refuses its arguments.

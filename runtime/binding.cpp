@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -15,7 +16,9 @@
 
 #include "binding_values.h"
 #include "edge_core.h"
+#include "kernels/kernels.h"
 #include "op.h"
+#include "threads.h"
 
 namespace {
 
@@ -29,6 +32,42 @@ nb::list operators() {
   return names;
 }
 
+nb::list isas() {
+  nb::list names;
+  for (size_t i = 0; const edge_kernels *kernels = edge_kernels_at(i); ++i) names.append(nb::str(kernels->isa));
+  return names;
+}
+
+// The best kernels for this machine, or those that $EDGE_ISA names.
+const edge_kernels *choose_kernels() {
+  const char *wanted = std::getenv("EDGE_ISA");
+  if (wanted == nullptr || *wanted == '\0') return edge_kernels_at(0);
+  if (const edge_kernels *kernels = edge_kernels_named(wanted)) return kernels;
+  std::string known;
+  for (size_t i = 0; const edge_kernels *kernels = edge_kernels_at(i); ++i) {
+    known += std::string(i ? ", " : "") + kernels->isa;
+  }
+  refuse(std::string("EDGE_ISA is '") + wanted + "'; this machine runs " + known);
+}
+
+// A pool of threads in memory of its own; none for one thread.
+class Threads {
+ public:
+  explicit Threads(size_t count) {
+    if (count < 2) return;
+    memory_ = Block(edge_threads_bytes(count));
+    pool_ = edge_threads_start(memory_.data(), count);
+  }
+  ~Threads() { edge_threads_stop(pool_); }
+  Threads(const Threads &) = delete;
+  Threads &operator=(const Threads &) = delete;
+  edge_threads *get() const { return pool_; }
+
+ private:
+  Block memory_;
+  edge_threads *pool_ = nullptr;
+};
+
 const edge_op *find_op(const std::string &name) {
   size_t colons = name.find("::");
   size_t dot = name.find('.', colons == std::string::npos ? 0 : colons);
@@ -39,7 +78,7 @@ const edge_op *find_op(const std::string &name) {
   return op;
 }
 
-void run_op(const std::string &name, nb::list args) {
+void run_op(const std::string &name, nb::list args, int threads) {
   const edge_op *op = find_op(name);
   size_t count = nb::len(args);
   if (count < op->arg_count) {
@@ -51,17 +90,26 @@ void run_op(const std::string &name, nb::list args) {
   for (size_t i = 0; i < count; ++i) {
     bool output = i >= edge_first_output(op) && i < op->arg_count;
     values.push_back(arguments.add(args[i], name + " argument " + std::to_string(i), output));
+    // Nothing changes them while the operator runs, so it may repack them as it would a program's constants.
+    if (!output && values.back()->kind == EDGE_TENSOR) values.back()->as.tensor.constant = true;
   }
+  Threads pool(thread_count(threads));
   edge_error error{};
   edge_call call{};
   call.op = op;
   call.args = values.data();
   call.arg_count = static_cast<uint32_t>(count);
+  call.kernels = choose_kernels();
+  call.threads = pool.get();
   call.error = &error;
   expect_ok(op->check(&call), error);
-  Block scratch(call.scratch_bytes);
+  Block scratch(call.scratch_bytes), packed(call.packed_bytes);
   call.scratch = scratch.data();
   arguments.attach();
+  if (call.packed_bytes > 0) {
+    call.packed = packed.data();
+    op->pack(&call);
+  }
   edge_status status;
   {
     nb::gil_scoped_release released;
@@ -72,8 +120,10 @@ void run_op(const std::string &name, nb::list args) {
 
 class Program {
  public:
-  explicit Program(nb::object data, int threads) : view_(data, PyBUF_SIMPLE, "program") {
-    if (threads < 1) refuse("threads: " + std::to_string(threads) + " given; at least 1 is needed");
+  explicit Program(nb::object data, int threads)
+      : view_(data, PyBUF_SIMPLE, "program"), threads_(thread_count(threads)) {
+    options_.kernels = choose_kernels();
+    options_.threads = threads_.get();
     const void *bytes = view_.get().buf;
     size_t size = static_cast<size_t>(view_.get().len);
     if (reinterpret_cast<std::uintptr_t>(bytes) % 16 != 0) {  // a slice of a memory view, say
@@ -85,7 +135,7 @@ class Program {
     edge_status status;
     {
       nb::gil_scoped_release released;
-      status = edge_measure(bytes, size, &need_, &error);
+      status = edge_measure(bytes, size, &options_, &need_, &error);
     }
     expect_ok(status, error);
     uint64_t most = most_bytes_of_a_program();
@@ -98,7 +148,7 @@ class Program {
     block_ = Block(need_.total_bytes);
     {
       nb::gil_scoped_release released;
-      status = edge_prepare(bytes, size, block_.data(), block_.bytes(), &model_, &error);
+      status = edge_prepare(bytes, size, &options_, block_.data(), block_.bytes(), &model_, &error);
     }
     expect_ok(status, error);
   }
@@ -202,6 +252,8 @@ class Program {
   size_t scratch_bytes() const { return need_.scratch_bytes; }
   size_t packed_bytes() const { return need_.packed_bytes; }
   uint64_t macs() const { return need_.macs; }
+  const char *isa() const { return options_.kernels->isa; }
+  size_t threads() const { return edge_thread_count(options_.threads); }
 
  private:
   // One run at a time: the arena is shared. Waits without the GIL, so that whoever runs can finish.
@@ -274,6 +326,8 @@ class Program {
   }
 
   View view_;
+  Threads threads_;
+  edge_options options_{};
   Block copy_;
   Block block_;
   edge_requirements need_{};
@@ -305,7 +359,8 @@ NB_MODULE(_core, module) {
       core_error);
 
   module.def("operators", &operators, "Names of the operators that the core runs, with namespace and overload.");
-  module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"),
+  module.def("isas", &isas, "Names of the kernels that this machine runs, the best first; $EDGE_ISA chooses one.");
+  module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,
              "Checks and runs one operator; the trailing arrays of `args` are its outputs, written in place.");
 
   nb::class_<Program>(module, "Program", "A loaded .pte program: constants are read in place from the bytes given.")
@@ -316,6 +371,8 @@ NB_MODULE(_core, module) {
       .def_prop_ro("arena_bytes", &Program::arena_bytes, "Bytes of activations.")
       .def_prop_ro("scratch_bytes", &Program::scratch_bytes, "Bytes of the largest operator's temporary memory.")
       .def_prop_ro("packed_bytes", &Program::packed_bytes, "Bytes of weights repacked for this CPU.")
+      .def_prop_ro("isa", &Program::isa, "Name of the kernels it runs on.")
+      .def_prop_ro("threads", &Program::threads, "Number of threads it runs on, the caller's among them.")
       .def_prop_ro("macs", &Program::macs, "Multiply-accumulates of one run.")
       .def_prop_ro("instructions", &Program::instructions, "(operator, macs, arguments) of every instruction.")
       .def("run", &Program::run, nb::arg("inputs"), "The outputs, as new arrays.")

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "edge_core.h"
+#include "threads.h"
 
 namespace edge_binding {
 
@@ -47,6 +48,11 @@ inline const char *status_name(edge_status status) {
 
 inline void expect_ok(edge_status status, const edge_error &error) {
   if (status != EDGE_OK) throw CoreFailure{status, error.text};
+}
+
+inline size_t thread_count(int threads) {
+  if (threads < 1) refuse("threads: " + std::to_string(threads) + " given; at least 1 is needed");
+  return static_cast<size_t>(std::min(threads, EDGE_MAX_THREADS));
 }
 
 // ---- arrays -------------------------------------------------------------------------------------------------------

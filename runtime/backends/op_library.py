@@ -25,7 +25,7 @@ from edge.runtime.errors import EdgeError, MissingDependency
 _CORE = Path(__file__).resolve().parent.parent / "core"
 
 # Contraction would fuse multiply and add, which rounds differently from the reference.
-_C_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra")
+_C_FLAGS = ("-std=c11", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-pthread")
 _CXX_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-DC10_USING_CUSTOM_GENERATED_MACROS",
               "-DET_LOG_ENABLED=1")  # fmt: skip
 
@@ -77,7 +77,8 @@ def _compiler(variable: str, names: tuple[str, ...]) -> list[str]:
 
 
 def _sources() -> list[Path]:
-    return [_CORE / "dtype.c", *sorted((_CORE / "ops").glob("*.c")), *sorted((_CORE / "kernels").glob("scalar/*.c"))]
+    kernels = sorted((_CORE / "kernels").rglob("*.c"))
+    return [_CORE / "dtype.c", _CORE / "threads.c", *sorted((_CORE / "ops").glob("*.c")), *kernels]
 
 
 def _key(version: str, cc: list[str], cxx: list[str]) -> str:

@@ -4,8 +4,8 @@
  * program's bytes and one block of memory; the core keeps no globals and is re-entrant across models.
  *
  *   edge_requirements need;
- *   edge_measure(bytes, size, &need, &error);                   validates every offset, size and operator once
- *   edge_prepare(bytes, size, block, need.total_bytes, &model, &error);
+ *   edge_measure(bytes, size, NULL, &need, &error);             validates every offset, size and operator once
+ *   edge_prepare(bytes, size, NULL, block, need.total_bytes, &model, &error);
  *   memcpy(edge_input(model, 0)->data, ...);  edge_run(model, NULL, NULL, &error);  edge_output(model, 0)->data
  */
 #ifndef EDGE_CORE_H
@@ -34,6 +34,9 @@ typedef struct edge_error {
   edge_status status;
   char text[EDGE_ERROR_TEXT];
 } edge_error;
+
+/* Cache lines: repacked weights, and so the block of memory that a model lives in, start at a multiple of this. */
+#define EDGE_PACK_ALIGN 64
 
 /* Numbered as ScalarType in ExecuTorch's schema. */
 typedef enum edge_dtype {
@@ -87,7 +90,7 @@ typedef struct edge_value {
 } edge_value;
 
 typedef struct edge_requirements {
-  size_t total_bytes;   /* what edge_prepare wants, 16-byte aligned; the sum of the rest plus alignment */
+  size_t total_bytes;   /* what edge_prepare wants, at a multiple of EDGE_PACK_ALIGN; the sum of the rest */
   size_t state_bytes;   /* value and instruction tables */
   size_t arena_bytes;   /* activations, as planned at export */
   size_t scratch_bytes; /* the largest operator's temporary memory */
@@ -97,13 +100,23 @@ typedef struct edge_requirements {
 
 typedef struct edge_model edge_model;
 struct edge_call;
+struct edge_kernels;
+struct edge_threads;
+
+/* How a model runs: the results do not depend on it. */
+typedef struct edge_options {
+  const struct edge_kernels *kernels; /* kernels/kernels.h; NULL: the best for this CPU */
+  struct edge_threads *threads;       /* threads.h; NULL: the calling thread alone */
+} edge_options;
 
 /* Called after each instruction. `call` is valid only during the call-back. */
 typedef void (*edge_trace)(void *user, size_t instruction, const struct edge_call *call);
 
-edge_status edge_measure(const void *program, size_t size, edge_requirements *need, edge_error *error);
-edge_status edge_prepare(const void *program, size_t size, void *block, size_t block_bytes, edge_model **model,
+/* `options` may be NULL, and must be the same for both calls; threads must outlive the model. */
+edge_status edge_measure(const void *program, size_t size, const edge_options *options, edge_requirements *need,
                          edge_error *error);
+edge_status edge_prepare(const void *program, size_t size, const edge_options *options, void *block,
+                         size_t block_bytes, edge_model **model, edge_error *error);
 size_t edge_input_count(const edge_model *model);
 size_t edge_output_count(const edge_model *model);
 edge_tensor *edge_input(edge_model *model, size_t index);

@@ -7,6 +7,8 @@
 #define EDGE_OP_H
 
 #include "edge_core.h"
+#include "kernels/kernels.h"
+#include "threads.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -19,12 +21,19 @@ typedef struct edge_call {
   const struct edge_op *op;
   edge_value **args;
   uint32_t arg_count;
+  /* Set by the caller before `check`. */
+  const edge_kernels *kernels;
+  edge_threads *threads; /* NULL: the calling thread alone */
+  edge_error *error;
   /* Set by `check`, read by the planner. */
   size_t scratch_bytes;
+  size_t packed_bytes; /* of constants in the layout that the kernels want; a multiple of EDGE_PACK_ALIGN */
   uint64_t macs;
   /* Set by the caller before `run`; 16-byte aligned, `scratch_bytes` long. */
   void *scratch;
-  edge_error *error;
+  /* Set by the caller before `pack`, at a multiple of EDGE_PACK_ALIGN and `packed_bytes` long; it may stay NULL, and
+   * then the operator reads the constants as they are, more slowly. */
+  void *packed;
 } edge_call;
 
 typedef struct edge_op {
@@ -36,6 +45,9 @@ typedef struct edge_op {
   edge_status (*check)(edge_call *call);
   /* May fail only for values inside tensors (an embedding index out of range). */
   edge_status (*run)(edge_call *call);
+  /* Writes call->packed from constant arguments, once, between `check` and the first `run`; NULL for operators whose
+   * packed_bytes stays 0. */
+  void (*pack)(edge_call *call);
 } edge_op;
 
 /* Index of the first output among the arguments. */

@@ -5,12 +5,17 @@
 // arguments as EValues, which are translated one by one, so no operator needs code of its own here.
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include <executorch/runtime/core/evalue.h>
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
 
+#include "kernels/kernels.h"
 #include "ops/ops.h"
 
 namespace {
@@ -80,6 +85,37 @@ const char *Arguments::add(size_t index, const EValue &source) {
   return nullptr;
 }
 
+// A kernel has no state between calls, so repacked weights are kept here, by where the weights are. The address may come
+// to hold another program's weights: each use compares a copy.
+struct Packed {
+  std::vector<unsigned char> source;
+  std::vector<unsigned char> storage;
+
+  void *data() {
+    const auto address = reinterpret_cast<std::uintptr_t>(storage.data());
+    return storage.data() + (EDGE_PACK_ALIGN - address % EDGE_PACK_ALIGN) % EDGE_PACK_ALIGN;
+  }
+};
+
+// The repacked constants of `call`, whose argument 1 they are; `held` keeps others away while they are in use.
+void *packed(edge_call &call, std::unique_lock<std::mutex> &held) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void *, size_t>, Packed> kept;
+  held = std::unique_lock<std::mutex>(mutex);
+  const edge_tensor &weight = call.args[1]->as.tensor;
+  Packed &entry = kept[{weight.data, weight.bytes}];
+  const size_t bytes = call.packed_bytes + EDGE_PACK_ALIGN;
+  if (entry.storage.size() == bytes && std::memcmp(entry.source.data(), weight.data, weight.bytes) == 0) {
+    return entry.data();
+  }
+  entry.source.assign(static_cast<const unsigned char *>(weight.data),
+                      static_cast<const unsigned char *>(weight.data) + weight.bytes);
+  entry.storage.resize(bytes);
+  call.packed = entry.data();
+  call.op->pack(&call);
+  return entry.data();
+}
+
 void fail(KernelRuntimeContext &context, Error error, const char *text) {
   ET_LOG(Error, "%s", text);
   context.fail(error);
@@ -92,6 +128,7 @@ void call(const edge_op &op, KernelRuntimeContext &context, Span<EValue *> stack
   one.op = &op;
   one.args = arguments.pointers;
   one.arg_count = op.arg_count;
+  one.kernels = edge_kernels_at(0);
   one.error = &error;
   if (stack.size() < op.arg_count) {
     edge_fail(&one, EDGE_BAD_ARGUMENT, "%zu arguments, expected %u", stack.size(), unsigned{op.arg_count});
@@ -103,6 +140,8 @@ void call(const edge_op &op, KernelRuntimeContext &context, Span<EValue *> stack
       return fail(context, Error::NotSupported, error.text);
     }
   }
+  // Which tensors are constants is not told here; the weights are, or change seldom enough.
+  if (arguments.values[1].kind == EDGE_TENSOR) arguments.values[1].as.tensor.constant = true;
   if (op.check(&one) != EDGE_OK) return fail(context, Error::InvalidArgument, error.text);
 
   // The application may have given the runtime no temporary memory, or too little of it.
@@ -116,6 +155,8 @@ void call(const edge_op &op, KernelRuntimeContext &context, Span<EValue *> stack
       one.scratch = own.data();
     }
   }
+  std::unique_lock<std::mutex> held;
+  if (one.packed_bytes > 0) one.packed = packed(one, held);
   if (op.run(&one) != EDGE_OK) fail(context, Error::InvalidArgument, error.text);
 }
 

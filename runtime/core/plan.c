@@ -123,7 +123,7 @@ static edge_status check_memories(const edge_call *call, uint32_t index) {
   return status;
 }
 
-static edge_status build_calls(const edge_survey *survey, edge_model *model, edge_pool *state,
+static edge_status build_calls(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *packed,
                                const edge_pool *scratch) {
   const edge_program *program = &survey->program;
   model->calls = edge_take(state, survey->call_count, sizeof(edge_call));
@@ -140,6 +140,8 @@ static edge_status build_calls(const edge_survey *survey, edge_model *model, edg
     call->op = op;
     call->arg_count = op->arg_count;
     call->args = edge_take(state, op->arg_count, sizeof(edge_value *));
+    call->kernels = survey->options.kernels;
+    call->threads = survey->options.threads;
     call->scratch = scratch->base;
     call->error = program->reader.error;
     if (call->args == NULL) return changed(program);
@@ -152,23 +154,27 @@ static edge_status build_calls(const edge_survey *survey, edge_model *model, edg
     if (status == EDGE_OK) status = check_memories(call, i);
     if (status != EDGE_OK) return status;
     if (call->scratch_bytes > scratch->size) return changed(program);
+    /* A constant that only a view made known as one was not surveyed: such a call runs unpacked. */
+    if (call->packed_bytes > 0) call->packed = edge_take(packed, call->packed_bytes, 1);
+    if (call->packed != NULL) op->pack(call);
     ++model->call_count;
   }
   return EDGE_OK;
 }
 
-edge_status edge_prepare(const void *program, size_t size, void *block, size_t block_bytes, edge_model **model,
-                         edge_error *error) {
+edge_status edge_prepare(const void *program, size_t size, const edge_options *options, void *block,
+                         size_t block_bytes, edge_model **model, edge_error *error) {
   edge_survey survey;
   *model = NULL;
-  edge_status status = edge_run_survey(&survey, program, size, error);
+  edge_status status = edge_run_survey(&survey, program, size, options, error);
   if (status != EDGE_OK) return status;
   const edge_requirements *need = &survey.need;
-  if ((uintptr_t)block % 16 != 0 || block_bytes < need->total_bytes) {
-    return edge_set_error(error, EDGE_BAD_ARGUMENT, "a block of %llu bytes at a multiple of 16 is needed, %llu given",
-                          (unsigned long long)need->total_bytes, (unsigned long long)block_bytes);
+  if ((uintptr_t)block % EDGE_PACK_ALIGN != 0 || block_bytes < need->total_bytes) {
+    return edge_set_error(error, EDGE_BAD_ARGUMENT, "a block of %llu bytes at a multiple of %d is needed, %llu given",
+                          (unsigned long long)need->total_bytes, EDGE_PACK_ALIGN, (unsigned long long)block_bytes);
   }
-  edge_pool state = {block, need->state_bytes, 0};
+  edge_pool packed = {block, need->packed_bytes, 0}; /* first, because it wants the block's alignment */
+  edge_pool state = {packed.base + packed.size, need->state_bytes, 0};
   edge_pool arena = {state.base + state.size, need->arena_bytes, 0};
   edge_pool scratch = {arena.base + arena.size, need->scratch_bytes, 0};
   memset(arena.base, 0, arena.size); /* a run must not depend on what the block held before */
@@ -186,7 +192,7 @@ edge_status edge_prepare(const void *program, size_t size, void *block, size_t b
     status = build_ports(&survey.program, &survey.program.outputs, built, &state, &arena, &built->outputs);
   }
   if (status == EDGE_OK) status = resolve_views(&survey.program, built);
-  if (status == EDGE_OK) status = build_calls(&survey, built, &state, &scratch);
+  if (status == EDGE_OK) status = build_calls(&survey, built, &state, &packed, &scratch);
   if (status == EDGE_OK) *model = built;
   return status;
 }

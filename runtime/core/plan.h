@@ -2,6 +2,7 @@
  *
  * The survey validates and measures; the build fills the caller's block:
  *
+ *   packed   constants in the layout that the kernels want    fixed after edge_prepare
  *   state    edge_model, value table, lists, calls            fixed after edge_prepare
  *   arena    planned buffers one after the other, then inputs and outputs that the file leaves to the caller
  *   scratch  one region that every operator may use while it runs
@@ -41,12 +42,14 @@ struct edge_model {
 
 typedef struct edge_survey {
   edge_program program;
+  edge_options options; /* with the defaults filled in */
   size_t memory_bytes[EDGE_MAX_MEMORIES]; /* of each planned buffer, up to the end of its last tensor */
   uint32_t call_count;
   edge_requirements need;
 } edge_survey;
 
-edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, edge_error *error);
+edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, const edge_options *options,
+                            edge_error *error);
 
 /* Rounds up to 16 bytes and adds; false where that overflows. */
 bool edge_add_bytes(size_t *total, uint64_t bytes);

@@ -156,10 +156,18 @@ static edge_status survey_calls(edge_survey *survey) {
       pointers[j] = &arguments[j].value;
     }
     if (op == NULL) continue;
-    edge_call call = {.op = op, .args = pointers, .arg_count = op->arg_count, .error = program->reader.error};
+    edge_call call = {
+        .op = op,
+        .args = pointers,
+        .arg_count = op->arg_count,
+        .kernels = survey->options.kernels,
+        .threads = survey->options.threads,
+        .error = program->reader.error,
+    };
     status = edge_check_call(&call, i);
     if (status != EDGE_OK) return status;
     if (call.scratch_bytes > need->scratch_bytes) need->scratch_bytes = call.scratch_bytes;
+    if (!edge_add_bytes(&need->packed_bytes, call.packed_bytes)) return edge_too_large(program);
     need->macs = call.macs > UINT64_MAX - need->macs ? UINT64_MAX : need->macs + call.macs;
     ++survey->call_count;
     if (!edge_add_bytes(&need->state_bytes, op->arg_count * sizeof(edge_value *))) return edge_too_large(program);
@@ -170,8 +178,11 @@ static edge_status survey_calls(edge_survey *survey) {
   return status;
 }
 
-edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, edge_error *error) {
+edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, const edge_options *options,
+                            edge_error *error) {
   memset(survey, 0, sizeof *survey);
+  if (options != NULL) survey->options = *options;
+  if (survey->options.kernels == NULL) survey->options.kernels = edge_kernels_at(0);
   memset(error, 0, sizeof *error);
   if ((uintptr_t)bytes % 16 != 0) {
     return edge_set_error(error, EDGE_BAD_ARGUMENT, "the program's bytes must start at a multiple of 16");
@@ -188,7 +199,8 @@ edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size,
     return edge_too_large(&survey->program);
   }
   need->scratch_bytes = scratch;
-  if (!edge_add_bytes(&need->total_bytes, need->state_bytes) ||
+  if (!edge_add_bytes(&need->total_bytes, need->packed_bytes) ||
+      !edge_add_bytes(&need->total_bytes, need->state_bytes) ||
       !edge_add_bytes(&need->total_bytes, need->arena_bytes) ||
       !edge_add_bytes(&need->total_bytes, need->scratch_bytes)) {
     return edge_too_large(&survey->program);
@@ -196,9 +208,10 @@ edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size,
   return EDGE_OK;
 }
 
-edge_status edge_measure(const void *program, size_t size, edge_requirements *need, edge_error *error) {
+edge_status edge_measure(const void *program, size_t size, const edge_options *options, edge_requirements *need,
+                         edge_error *error) {
   edge_survey survey;
-  edge_status status = edge_run_survey(&survey, program, size, error);
+  edge_status status = edge_run_survey(&survey, program, size, options, error);
   *need = survey.need;
   return status;
 }

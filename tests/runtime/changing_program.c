@@ -8,8 +8,9 @@
 
 static uint8_t *changing;
 
-static edge_status survey_before_the_change(edge_survey *survey, const void *bytes, size_t size, edge_error *error) {
-  edge_status status = edge_run_survey(survey, bytes, size, error);
+static edge_status survey_before_the_change(edge_survey *survey, const void *bytes, size_t size,
+                                            const edge_options *options, edge_error *error) {
+  edge_status status = edge_run_survey(survey, bytes, size, options, error);
   *changing = 1;
   return status;
 }
@@ -27,7 +28,7 @@ int main(int count, char **words) {
   *changing = 0;
   edge_error error = {0};
   edge_model *model;
-  if (edge_prepare(bytes, size, block, sizeof block, &model, &error) != EDGE_OK) {
+  if (edge_prepare(bytes, size, NULL, block, sizeof block, &model, &error) != EDGE_OK) {
     puts(error.text);
   } else {
     puts(edge_input(model, 0)->constant ? "loaded with a constant input" : "loaded");

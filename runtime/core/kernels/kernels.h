@@ -20,8 +20,12 @@ extern "C" {
 /* Lanes of the float sums whose order is part of a contract (norms, softmax): lane l adds the values l, l + 16, …
  * in that order, then 8, 4, 2 and 1 lanes are folded onto the lower ones. */
 #define EDGE_SUM_LANES 16
-/* Activation rows that one GEMM call is given at most; bounds the temporary memory. */
-#define EDGE_ROW_BLOCK 16
+/* Outputs of a GEMM come in panels of this many; a range of outputs starts at a multiple of it. */
+#define EDGE_PANEL 64
+/* Activation rows that one GEMM call is given at most; bounds its temporary memory. */
+#define EDGE_ROW_BLOCK 48
+/* Values of the tokens that one call of the strided quantizer takes. */
+#define EDGE_TOKEN_BLOCK 16
 /* Quantized rows are zero-padded to a multiple of this. */
 #define EDGE_ROW_ALIGN 16
 
@@ -49,16 +53,37 @@ typedef struct edge_output_view {
 } edge_output_view;
 
 /* Normalizes (unless norm_eps < 0) and quantizes one row: scalar/f32_qd8_quantize.c.
- * Reads k values `step` floats apart; writes `padded` >= k codes, the rest zero. */
-typedef void (*edge_quantize_row_fn)(size_t k, const float *x, size_t step, float norm_eps, bool bitlinear_compat,
-                                     size_t padded, int8_t *codes, edge_row *row);
+ * Reads k values; writes `padded` >= k codes, the rest zero. */
+typedef void (*edge_quantize_row_fn)(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
+                                     int8_t *codes, edge_row *row);
+
+/* The same for `tokens` <= EDGE_TOKEN_BLOCK rows whose values lie `step` floats apart, and which start one float
+ * apart: the pixels of an NCHW image. Row t goes to codes + t * padded and row[t]. */
+typedef void (*edge_quantize_columns_fn)(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
+                                         bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
 
 /* out[r][n] = epilogue(sum over k of codes[r][k] * weight[n][k]) for `rows` <= EDGE_ROW_BLOCK rows of `padded` codes.
- * Weights are row-major, `ceil(k * bits / 8)` bytes a row; a code w stands for w - zero_point (qc8w: two's complement,
- * no zero point). */
-typedef void (*edge_qd8_gemm_fn)(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                 const edge_row *row, const uint8_t *weight, int zero_point,
-                                 const edge_epilogue *epilogue, const edge_output_view *out);
+ * Weights in the file's layout are row-major, `ceil(k * bits / 8)` bytes a row; a code w stands for w - zero_point
+ * (qc8w: two's complement, no zero point). */
+typedef struct edge_qd8_gemm {
+  size_t rows, n, k, padded;
+  const int8_t *codes;
+  const edge_row *row;
+  const void *weight; /* packed, or in the file's layout where packed_bytes is NULL */
+  int zero_point;
+  edge_epilogue epilogue;
+  edge_output_view out;
+} edge_qd8_gemm;
+
+/* The GEMM for one storage of the weights. A kernel may want them in a layout of its own: `packed_bytes` says how many
+ * bytes that takes (0 where it cannot serve this shape, which is then the scalar kernel's), `pack` writes it. Both are
+ * NULL for a kernel that reads the file's layout. `run` computes the outputs first .. last - 1; `first` is a multiple
+ * of EDGE_PANEL, and so is `last` unless it is n. */
+typedef struct edge_qd8_weights {
+  size_t (*packed_bytes)(size_t n, size_t k);
+  void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
+  void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
+} edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
 typedef struct edge_conv2d {
@@ -68,9 +93,27 @@ typedef struct edge_conv2d {
   int32_t groups;
 } edge_conv2d;
 
-/* One sample of int8 codes [channels, height, width]: scalar/qd8_f32_qc8w_conv2d.c. Codes outside count as zero. */
-typedef void (*edge_qd8_conv2d_fn)(const edge_conv2d *conv, const int8_t *codes, float row_scale, const int8_t *weight,
-                                   const edge_epilogue *epilogue, float *out, const float *residual);
+/* One sample of an int8 convolution; see scalar/qd8_f32_qc8w_conv2d.c. Codes outside the image count as zero. */
+typedef struct edge_qd8_conv2d {
+  edge_conv2d shape;
+  const void *image;  /* from `quantize` */
+  float row_scale;    /* likewise: one scale for the sample */
+  const void *weight; /* packed, or int8 in the file's layout where packed_bytes is NULL */
+  edge_epilogue epilogue;
+  float *out;            /* [out_channels, out_height, out_width] */
+  const float *residual; /* as `out`, or NULL */
+} edge_qd8_conv2d;
+
+/* As edge_qd8_weights, for convolutions: `quantize` writes one float sample [channels, height, width] as an image of
+ * codes in the kernel's layout, `image_bytes` long, and gives its scale; `run` computes the output rows
+ * first .. last - 1 of all channels. */
+typedef struct edge_qd8_conv2d_weights {
+  size_t (*packed_bytes)(const edge_conv2d *shape);
+  void (*pack)(const edge_conv2d *shape, const int8_t *weight, void *packed);
+  size_t (*image_bytes)(const edge_conv2d *shape);
+  void (*quantize)(const edge_conv2d *shape, const float *x, void *image, float *row_scale);
+  void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
+} edge_qd8_conv2d_weights;
 
 /* One sample of floats: scalar/f32_conv2d.c. */
 typedef void (*edge_f32_conv2d_fn)(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
@@ -83,7 +126,8 @@ typedef struct edge_matrix {
   size_t step;
 } edge_matrix;
 
-/* out[r][n] = residual[r][n] + activation(sum over k of a[r][k] * b[n][k] + bias[n]): scalar/f32_gemm.c. */
+/* out[r][n] = residual[r][n] + activation(sum over k of a[r][k] * b[n][k] + bias[n]): scalar/f32_gemm.c.
+ * Vectorized kernels are fast where b.row_step is 1 (outputs lie side by side) and correct anywhere. */
 typedef void (*edge_f32_gemm_fn)(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                                  int activation, const edge_output_view *out);
 
@@ -106,29 +150,37 @@ typedef struct edge_attention_head {
   bool causal; /* query t sees keys 0 .. t */
   float *out;
   size_t out_step;
-  float *scores; /* temporary, [keys] */
+  void *scratch; /* temporary, of scratch_bytes */
 } edge_attention_head;
-typedef void (*edge_f32_attention_fn)(const edge_attention_head *head);
+
+/* `run` computes the queries first .. last - 1 of a head. */
+typedef struct edge_f32_attention {
+  size_t (*scratch_bytes)(size_t keys, size_t depth);
+  void (*run)(const edge_attention_head *head, size_t first, size_t last);
+} edge_f32_attention;
 
 typedef struct edge_kernels {
   const char *isa;
   edge_quantize_row_fn f32_qd8_quantize;
-  edge_qd8_gemm_fn qd8_f32_qc2w_gemm;
-  edge_qd8_gemm_fn qd8_f32_qc4w_gemm;
-  edge_qd8_gemm_fn qd8_f32_qc8w_gemm;
-  edge_qd8_conv2d_fn qd8_f32_qc8w_conv2d;
+  edge_quantize_columns_fn f32_qd8_quantize_columns;
+  edge_qd8_weights qd8_f32_qc2w;
+  edge_qd8_weights qd8_f32_qc4w;
+  edge_qd8_weights qd8_f32_qc8w;
+  edge_qd8_conv2d_weights qd8_f32_qc8w_conv2d;
   edge_f32_gemm_fn f32_gemm;
   edge_f32_conv2d_fn f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;
   edge_f32_softmax_fn f32_softmax;
-  edge_f32_attention_fn f32_attention;
+  edge_f32_attention f32_attention;
 } edge_kernels;
 
 /* The reference implementation, always built. */
 extern const edge_kernels edge_kernels_scalar;
 
-/* The kernels that the operators use on this machine. */
-static inline const edge_kernels *edge_kernels_select(void) { return &edge_kernels_scalar; }
+/* The kernels that this machine runs, best first and scalar last: select.c. NULL behind the last. */
+const edge_kernels *edge_kernels_at(size_t index);
+/* By name, as "avx2"; NULL where this build or this machine does not have them. */
+const edge_kernels *edge_kernels_named(const char *isa);
 
 #ifdef __cplusplus
 }

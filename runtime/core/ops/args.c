@@ -153,10 +153,18 @@ edge_status edge_take_dim(edge_call *call, uint32_t index, const char *name, uin
   return EDGE_OK;
 }
 
-edge_status edge_reserve(edge_call *call, uint64_t bytes) {
+static edge_status reserve(edge_call *call, uint64_t bytes, const char *what, size_t *reserved) {
   if (bytes > (uint64_t)(SIZE_MAX / 2)) {
-    return edge_fail(call, EDGE_UNSUPPORTED, "needs %llu bytes of temporary memory", (unsigned long long)bytes);
+    return edge_fail(call, EDGE_UNSUPPORTED, "needs %llu bytes of %s memory", (unsigned long long)bytes, what);
   }
-  call->scratch_bytes = (size_t)bytes;
+  *reserved = (size_t)bytes;
   return EDGE_OK;
+}
+
+edge_status edge_reserve(edge_call *call, uint64_t bytes) {
+  return reserve(call, bytes, "temporary", &call->scratch_bytes);
+}
+
+edge_status edge_reserve_packed(edge_call *call, uint64_t bytes) {
+  return reserve(call, edge_whole_lines(bytes), "packed", &call->packed_bytes);
 }

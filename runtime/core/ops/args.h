@@ -53,6 +53,12 @@ edge_status edge_take_ints(edge_call *call, uint32_t index, const char *name, ui
 edge_status edge_take_dim(edge_call *call, uint32_t index, const char *name, uint32_t rank, uint32_t *out);
 /* Reserves temporary memory; refuses what does not fit a size_t. */
 edge_status edge_reserve(edge_call *call, uint64_t bytes);
+/* Reserves memory for a constant in the kernels' layout; refuses what does not fit a size_t. */
+edge_status edge_reserve_packed(edge_call *call, uint64_t bytes);
+/* Rounds up to a whole number of cache lines, so that what follows starts at one and threads do not share any. */
+static inline uint64_t edge_whole_lines(uint64_t bytes) {
+  return (bytes + EDGE_PACK_ALIGN - 1) / EDGE_PACK_ALIGN * EDGE_PACK_ALIGN;
+}
 
 /* "[2, 3, 4]"; truncated where it does not fit. Returns `text`. */
 typedef struct edge_shape_text {

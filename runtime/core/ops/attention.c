@@ -9,6 +9,49 @@
 enum { Q, K, V, MASK, SCALE, CAUSAL, OUT };
 enum { QKV, HEADS, QKV_SCALE, QKV_CAUSAL, QKV_OUT };
 
+/* Each thread has scratch of its own. */
+static edge_status reserve(edge_call *call, int32_t keys, int32_t depth) {
+  const uint64_t one = edge_whole_lines(call->kernels->f32_attention.scratch_bytes((size_t)keys, (size_t)depth));
+  return edge_reserve(call, one * edge_thread_count(call->threads));
+}
+
+/* The heads of all samples: `head` of sample 0 and the steps from there. */
+typedef struct job {
+  const edge_call *call;
+  edge_attention_head head;
+  size_t heads;
+  size_t in_sample, in_head;         /* floats from one sample and one head to the next */
+  size_t key_sample, key_head;       /* likewise of k and v */
+  size_t out_sample, out_head;
+  size_t mask_sample, mask_head;
+  size_t blocks, block; /* of queries */
+} job;
+
+static void attend(void *context, size_t task, size_t thread) {
+  const job *work = context;
+  const edge_f32_attention *kernel = &work->call->kernels->f32_attention;
+  edge_attention_head one = work->head;
+  const size_t first = task % work->blocks * work->block, b = task / work->blocks / work->heads;
+  const size_t h = task / work->blocks % work->heads;
+  const size_t last = first + work->block < one.queries ? first + work->block : one.queries;
+  one.q += b * work->in_sample + h * work->in_head;
+  one.k += b * work->key_sample + h * work->key_head;
+  one.v += b * work->key_sample + h * work->key_head;
+  one.out += b * work->out_sample + h * work->out_head;
+  if (one.mask != NULL) one.mask += b * work->mask_sample + h * work->mask_head;
+  one.scratch = (char *)work->call->scratch + thread * edge_whole_lines(kernel->scratch_bytes(one.keys, one.depth));
+  kernel->run(&one, first, last);
+}
+
+static void attend_all(edge_call *call, job *work, size_t samples) {
+  const size_t threads = edge_thread_count(call->threads), heads = samples * work->heads;
+  work->call = call;
+  /* Queries of a head share some preparation: they are split only where there are fewer heads than threads. */
+  work->blocks = heads == 0 || threads <= heads ? 1 : (threads + heads - 1) / heads;
+  work->block = (work->head.queries + work->blocks - 1) / work->blocks;
+  if (work->block > 0) edge_parallel(call->threads, heads * work->blocks, attend, work);
+}
+
 static edge_status check_attention(edge_call *call) {
   const edge_tensor *q, *k, *v, *mask;
   edge_shape_text given, wanted;
@@ -39,7 +82,7 @@ static edge_status check_attention(edge_call *call) {
   EDGE_TRY(edge_take_bool(call, CAUSAL, "causal", &causal));
   EDGE_TRY(edge_take_output(call, OUT, "out", EDGE_F32, q->sizes, 4));
   call->macs = 2 * (uint64_t)edge_elements(q) * (uint64_t)k->sizes[2];
-  return edge_reserve(call, (uint64_t)k->sizes[2] * sizeof(float));
+  return reserve(call, k->sizes[2], q->sizes[3]);
 }
 
 static edge_status run_attention(edge_call *call) {
@@ -54,31 +97,37 @@ static edge_status run_attention(edge_call *call) {
       step *= (size_t)mask->sizes[d];
     }
   }
-  for (size_t b = 0; b < (size_t)q->sizes[0]; ++b) {
-    for (size_t h = 0; h < heads; ++h) {
-      const size_t head = b * heads + h;
-      const edge_attention_head one = {
-          .queries = queries,
-          .keys = keys,
-          .depth = depth,
-          .q = (const float *)q->data + head * queries * depth,
-          .k = (const float *)edge_tensor_at(call, K)->data + head * keys * depth,
-          .v = (const float *)edge_tensor_at(call, V)->data + head * keys * depth,
-          .q_step = depth,
-          .k_step = depth,
-          .v_step = depth,
-          .mask = mask != NULL ? (const float *)mask->data + b * mask_step[0] + h * mask_step[1] : NULL,
-          .mask_query_step = mask_step[2],
-          .mask_key_step = mask_step[3],
-          .scale = (float)edge_real_at(call, SCALE),
-          .causal = edge_bool_at(call, CAUSAL),
-          .out = (float *)edge_tensor_at(call, OUT)->data + head * queries * depth,
-          .out_step = depth,
-          .scores = call->scratch,
-      };
-      edge_kernels_select()->f32_attention(&one);
-    }
-  }
+  job work = {
+      .head =
+          {
+              .queries = queries,
+              .keys = keys,
+              .depth = depth,
+              .q = q->data,
+              .k = edge_tensor_at(call, K)->data,
+              .v = edge_tensor_at(call, V)->data,
+              .q_step = depth,
+              .k_step = depth,
+              .v_step = depth,
+              .mask = mask != NULL ? mask->data : NULL,
+              .mask_query_step = mask_step[2],
+              .mask_key_step = mask_step[3],
+              .scale = (float)edge_real_at(call, SCALE),
+              .causal = edge_bool_at(call, CAUSAL),
+              .out = edge_tensor_at(call, OUT)->data,
+              .out_step = depth,
+          },
+      .heads = heads,
+      .in_sample = heads * queries * depth,
+      .in_head = queries * depth,
+      .key_sample = heads * keys * depth,
+      .key_head = keys * depth,
+      .out_sample = heads * queries * depth,
+      .out_head = queries * depth,
+      .mask_sample = mask_step[0],
+      .mask_head = mask_step[1],
+  };
+  attend_all(call, &work, (size_t)q->sizes[0]);
   return EDGE_OK;
 }
 
@@ -100,35 +149,40 @@ static edge_status check_attention_qkv(edge_call *call) {
   const int32_t sizes[3] = {qkv->sizes[0], qkv->sizes[1], qkv->sizes[2] / 3};
   EDGE_TRY(edge_take_output(call, QKV_OUT, "out", EDGE_F32, sizes, 3));
   call->macs = 2 * (uint64_t)edge_product(sizes, 0, 3) * (uint64_t)sizes[1];
-  return edge_reserve(call, (uint64_t)sizes[1] * sizeof(float));
+  return reserve(call, sizes[1], (int32_t)(sizes[2] / heads));
 }
 
 static edge_status run_attention_qkv(edge_call *call) {
   const edge_tensor *qkv = edge_tensor_at(call, QKV);
   const size_t heads = (size_t)edge_int_at(call, HEADS), tokens = (size_t)qkv->sizes[1];
   const size_t width = (size_t)qkv->sizes[2] / 3, depth = width / heads;
-  for (size_t b = 0; b < (size_t)qkv->sizes[0]; ++b) {
-    for (size_t h = 0; h < heads; ++h) {
-      const float *q = (const float *)qkv->data + b * tokens * 3 * width + h * depth;
-      const edge_attention_head one = {
-          .queries = tokens,
-          .keys = tokens,
-          .depth = depth,
-          .q = q,
-          .k = q + width,
-          .v = q + 2 * width,
-          .q_step = 3 * width,
-          .k_step = 3 * width,
-          .v_step = 3 * width,
-          .scale = (float)edge_real_at(call, QKV_SCALE),
-          .causal = edge_bool_at(call, QKV_CAUSAL),
-          .out = (float *)edge_tensor_at(call, QKV_OUT)->data + b * tokens * width + h * depth,
-          .out_step = width,
-          .scores = call->scratch,
-      };
-      edge_kernels_select()->f32_attention(&one);
-    }
-  }
+  const float *q = qkv->data;
+  job work = {
+      .head =
+          {
+              .queries = tokens,
+              .keys = tokens,
+              .depth = depth,
+              .q = q,
+              .k = q + width,
+              .v = q + 2 * width,
+              .q_step = 3 * width,
+              .k_step = 3 * width,
+              .v_step = 3 * width,
+              .scale = (float)edge_real_at(call, QKV_SCALE),
+              .causal = edge_bool_at(call, QKV_CAUSAL),
+              .out = edge_tensor_at(call, QKV_OUT)->data,
+              .out_step = width,
+          },
+      .heads = heads,
+      .in_sample = tokens * 3 * width,
+      .in_head = depth,
+      .key_sample = tokens * 3 * width,
+      .key_head = depth,
+      .out_sample = tokens * width,
+      .out_head = depth,
+  };
+  attend_all(call, &work, (size_t)qkv->sizes[0]);
   return EDGE_OK;
 }
 

@@ -58,7 +58,7 @@ static edge_status check_sequence_pool(edge_call *call) {
 }
 
 static edge_status run_sequence_pool(edge_call *call) {
-  const edge_kernels *kernels = edge_kernels_select();
+  const edge_kernels *kernels = call->kernels;
   const edge_tensor *x = edge_tensor_at(call, 0), *bias = edge_optional_tensor_at(call, 2);
   const size_t tokens = (size_t)x->sizes[1], width = (size_t)x->sizes[2];
   float *score = call->scratch;

@@ -63,7 +63,7 @@ static edge_status run_linear(edge_call *call, const layout *at) {
   const edge_tensor *x = edge_tensor_at(call, X), *weight = edge_tensor_at(call, WEIGHT);
   const size_t n = (size_t)weight->sizes[0], k = (size_t)weight->sizes[1];
   const edge_output_view out = {edge_tensor_at(call, at->out)->data, residual_of(call, at), n, 1};
-  edge_kernels_select()->f32_gemm((size_t)edge_product(x->sizes, 0, x->rank - 1u), n, k, (edge_matrix){x->data, k, 1},
+  call->kernels->f32_gemm((size_t)edge_product(x->sizes, 0, x->rank - 1u), n, k, (edge_matrix){x->data, k, 1},
                                   (edge_matrix){weight->data, k, 1}, floats(edge_optional_tensor_at(call, BIAS)),
                                   activation_of(call, at), &out);
   return EDGE_OK;
@@ -90,7 +90,7 @@ static edge_status run_convolution(edge_call *call, const layout *at) {
                out_step = (size_t)edge_product(out->sizes, 1, out->rank);
   const float *residual = residual_of(call, at);
   for (size_t b = 0; b < (size_t)conv.batch; ++b) {
-    edge_kernels_select()->f32_conv2d(
+    call->kernels->f32_conv2d(
         &conv, (const float *)x->data + b * in_step, weight->data, floats(edge_optional_tensor_at(call, BIAS)),
         activation_of(call, at), (float *)out->data + b * out_step, residual != NULL ? residual + b * out_step : NULL);
   }

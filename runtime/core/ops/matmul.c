@@ -6,9 +6,9 @@
 #include <string.h>
 
 /* out [m, n] = a [m, k] @ b [k, n], all row-major. */
-static void multiply(size_t m, size_t k, size_t n, const float *a, const float *b, float *out) {
+static void multiply(const edge_kernels *kernels, size_t m, size_t k, size_t n, const float *a, const float *b, float *out) {
   const edge_output_view view = {out, NULL, n, 1};
-  edge_kernels_select()->f32_gemm(m, n, k, (edge_matrix){a, k, 1}, (edge_matrix){b, 1, n}, NULL, 0, &view);
+  kernels->f32_gemm(m, n, k, (edge_matrix){a, k, 1}, (edge_matrix){b, 1, n}, NULL, 0, &view);
 }
 
 /* Matrices at `first` and `first + 1`, out at `out`; of rank 2, or 3 with equal batches. */
@@ -35,7 +35,7 @@ static edge_status check_bmm(edge_call *call) { return check_product(call, 0, 3,
 
 static edge_status run_mm(edge_call *call) {
   const edge_tensor *a = edge_tensor_at(call, 0), *b = edge_tensor_at(call, 1);
-  multiply((size_t)a->sizes[0], (size_t)a->sizes[1], (size_t)b->sizes[1], a->data, b->data,
+  multiply(call->kernels, (size_t)a->sizes[0], (size_t)a->sizes[1], (size_t)b->sizes[1], a->data, b->data,
            edge_tensor_at(call, 2)->data);
   return EDGE_OK;
 }
@@ -44,7 +44,7 @@ static edge_status run_bmm(edge_call *call) {
   const edge_tensor *a = edge_tensor_at(call, 0), *b = edge_tensor_at(call, 1);
   const size_t m = (size_t)a->sizes[1], k = (size_t)a->sizes[2], n = (size_t)b->sizes[2];
   for (size_t i = 0; i < (size_t)a->sizes[0]; ++i) {
-    multiply(m, k, n, (const float *)a->data + i * m * k, (const float *)b->data + i * k * n,
+    multiply(call->kernels, m, k, n, (const float *)a->data + i * m * k, (const float *)b->data + i * k * n,
              (float *)edge_tensor_at(call, 2)->data + i * m * n);
   }
   return EDGE_OK;
@@ -71,7 +71,7 @@ static edge_status run_addmm(edge_call *call) {
   const edge_tensor *self = edge_tensor_at(call, SELF), *a = edge_tensor_at(call, MAT1);
   const edge_tensor *b = edge_tensor_at(call, MAT2), *out = edge_tensor_at(call, ADDMM_OUT);
   const float alpha = (float)edge_real_at(call, ALPHA), beta = (float)edge_real_at(call, BETA);
-  multiply((size_t)a->sizes[0], (size_t)a->sizes[1], (size_t)b->sizes[1], a->data, b->data, out->data);
+  multiply(call->kernels, (size_t)a->sizes[0], (size_t)a->sizes[1], (size_t)b->sizes[1], a->data, b->data, out->data);
   edge_walk walk;
   edge_walk_over(&walk, out->sizes, out->rank);
   edge_walk_broadcast(&walk, 0, self);

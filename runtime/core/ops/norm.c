@@ -30,7 +30,7 @@ static edge_status run_layer_norm(edge_call *call) {
   const float *in = x->data;
   float *out = edge_tensor_at(call, 4)->data;
   for (size_t r = 0; r < rows; ++r) {
-    edge_kernels_select()->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 1)),
+    call->kernels->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 1)),
                                           floats(edge_optional_tensor_at(call, 2)), (float)edge_real_at(call, 3),
                                           out + r * k, NULL, NULL);
   }
@@ -70,7 +70,7 @@ static edge_status run_native_layer_norm(edge_call *call) {
   float *out = edge_tensor_at(call, 5)->data, *mean = edge_tensor_at(call, 6)->data;
   float *rstd = edge_tensor_at(call, 7)->data;
   for (size_t r = 0; r < rows; ++r) {
-    edge_kernels_select()->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 2)),
+    call->kernels->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 2)),
                                           floats(edge_optional_tensor_at(call, 3)), (float)edge_real_at(call, 4),
                                           out + r * k, mean + r, rstd + r);
   }

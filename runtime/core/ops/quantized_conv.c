@@ -7,6 +7,10 @@
 
 enum { X, WEIGHT, SCALES, BIAS, RESIDUAL, STRIDE, PADDING, DILATION, GROUPS, ACTIVATION, OUT };
 
+static const edge_qd8_conv2d_weights *const scalar = &edge_kernels_scalar.qd8_f32_qc8w_conv2d;
+
+static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 static edge_status geometry(edge_call *call, edge_conv2d *conv) {
   return edge_take_convolution(call, edge_tensor_at(call, X), edge_tensor_at(call, WEIGHT), STRIDE, GROUPS, conv);
 }
@@ -29,29 +33,63 @@ static edge_status check(edge_call *call) {
     return edge_fail(call, EDGE_UNSUPPORTED, "%lld products an output, expected at most 131071", (long long)taps);
   }
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, OUT)) * (uint64_t)taps;
-  return edge_reserve(call, (uint64_t)edge_product(x->sizes, 1, 4));
+  const edge_qd8_conv2d_weights *kernel = &call->kernels->qd8_f32_qc8w_conv2d;
+  uint64_t image = scalar->image_bytes(&conv);
+  if (weight->constant && kernel->packed_bytes != NULL && image > 0) {
+    EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes(&conv)));
+    if (call->packed_bytes > 0) image = larger(image, kernel->image_bytes(&conv));
+  }
+  return edge_reserve(call, image);
+}
+
+static void pack(edge_call *call) {
+  edge_conv2d conv;
+  if (geometry(call, &conv) != EDGE_OK) return; /* `check` saw to it */
+  call->kernels->qd8_f32_qc8w_conv2d.pack(&conv, edge_tensor_at(call, WEIGHT)->data, call->packed);
+}
+
+typedef struct job {
+  const edge_qd8_conv2d_weights *kernel;
+  edge_qd8_conv2d conv;
+  size_t rows; /* of the output, a task */
+} job;
+
+static void convolve(void *context, size_t task, size_t thread) {
+  (void)thread;
+  const job *work = context;
+  const size_t first = task * work->rows, height = (size_t)work->conv.shape.out_height;
+  work->kernel->run(&work->conv, first, first + work->rows < height ? first + work->rows : height);
 }
 
 static edge_status run(edge_call *call) {
-  edge_conv2d conv;
-  EDGE_TRY(geometry(call, &conv));
-  const edge_kernels *kernels = edge_kernels_select();
-  const edge_tensor *residual = edge_optional_tensor_at(call, RESIDUAL);
-  const edge_epilogue epilogue =
-      edge_read_epilogue(call, SCALES, edge_optional_tensor_at(call, BIAS), ACTIVATION, false);
+  const edge_qd8_conv2d_weights *kernel = &call->kernels->qd8_f32_qc8w_conv2d;
+  const edge_tensor *residual = edge_optional_tensor_at(call, RESIDUAL), *weight = edge_tensor_at(call, WEIGHT);
+  job work = {
+      .kernel = kernel->packed_bytes != NULL && call->packed == NULL ? scalar : kernel,
+      .conv =
+          {
+              .image = call->scratch,
+              .weight = call->packed != NULL ? call->packed : weight->data,
+              .epilogue =
+                  edge_read_epilogue(call, SCALES, edge_optional_tensor_at(call, BIAS), ACTIVATION, false),
+          },
+  };
+  const edge_conv2d *shape = &work.conv.shape;
+  EDGE_TRY(geometry(call, &work.conv.shape));
+  if (shape->out_channels == 0 || shape->out_height == 0 || shape->out_width == 0) return EDGE_OK;
+  const size_t threads = edge_thread_count(call->threads);
   const size_t in_step = (size_t)edge_product(edge_tensor_at(call, X)->sizes, 1, 4);
   const size_t out_step = (size_t)edge_product(edge_tensor_at(call, OUT)->sizes, 1, 4);
-  const float *x = edge_tensor_at(call, X)->data;
-  float *out = edge_tensor_at(call, OUT)->data;
-  int8_t *codes = call->scratch;
-  for (size_t b = 0; b < (size_t)conv.batch; ++b) {
-    edge_row row;
-    kernels->f32_qd8_quantize(in_step, x + b * in_step, 1, -1.0f, false, in_step, codes, &row);
-    kernels->qd8_f32_qc8w_conv2d(&conv, codes, row.scale, edge_tensor_at(call, WEIGHT)->data, &epilogue,
-                                 out + b * out_step,
-                                 residual != NULL ? (const float *)residual->data + b * out_step : NULL);
+  const size_t tasks = threads > 1 ? 4 * threads : 1;
+  work.rows = ((size_t)shape->out_height + tasks - 1) / tasks;
+  for (size_t b = 0; b < (size_t)shape->batch; ++b) {
+    work.kernel->quantize(shape, (const float *)edge_tensor_at(call, X)->data + b * in_step, call->scratch,
+                          &work.conv.row_scale);
+    work.conv.out = (float *)edge_tensor_at(call, OUT)->data + b * out_step;
+    work.conv.residual = residual != NULL ? (const float *)residual->data + b * out_step : NULL;
+    edge_parallel(call->threads, ((size_t)shape->out_height + work.rows - 1) / work.rows, convolve, &work);
   }
   return EDGE_OK;
 }
 
-const edge_op edge_op_edge_conv2d_int8 = {"edge::conv2d_int8.out", 11, 1, check, run};
+const edge_op edge_op_edge_conv2d_int8 = {"edge::conv2d_int8.out", 11, 1, check, run, pack};

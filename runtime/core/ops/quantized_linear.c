@@ -28,7 +28,21 @@ static const layout int_linear = {5, 6, 7, 0, 8, false};
 static const layout ternary_conv1x1 = {0, 5, 6, 0, 7, true};
 static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 
+/* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. */
+#define TOKENS_AT_ONCE ((size_t)EDGE_ROW_BLOCK * 10)
+/* Multiply-accumulates that are worth waking a thread for. */
+#define LEAST_TASK 20000
+
 static size_t padded_depth(size_t k) { return (k + EDGE_ROW_ALIGN - 1) / EDGE_ROW_ALIGN * EDGE_ROW_ALIGN; }
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
+static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
+  return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
+}
+
+static int bits_of(const edge_call *call, const layout *at) { return at->bits ? (int)edge_int_at(call, at->bits) : 2; }
 
 static edge_status check(edge_call *call, const layout *at) {
   const edge_tensor *x, *packed;
@@ -72,48 +86,117 @@ static edge_status check(edge_call *call, const layout *at) {
   bool compat;
   if (at->compat) EDGE_TRY(edge_take_bool(call, at->compat, "bitlinear_compat", &compat));
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, at->out)) * (uint64_t)k;
-  return edge_reserve(call, EDGE_ROW_BLOCK * ((uint64_t)padded_depth((size_t)k) + sizeof(edge_row)));
+  const edge_qd8_weights *kernel = storage(call->kernels, (int)bits);
+  if (packed->constant && kernel->packed_bytes != NULL && n > 0) {
+    EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes((size_t)n, (size_t)k)));
+  }
+  const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
+                                TOKENS_AT_ONCE);
+  return edge_reserve(call, tokens * ((uint64_t)padded_depth((size_t)k) + sizeof(edge_row)));
+}
+
+static void pack(edge_call *call, const layout *at) {
+  const edge_tensor *x = edge_tensor_at(call, X), *packed = edge_tensor_at(call, PACKED);
+  storage(call->kernels, bits_of(call, at))
+      ->pack((size_t)packed->sizes[0], (size_t)x->sizes[at->conv ? 1 : x->rank - 1], packed->data, call->packed);
+}
+
+/* What the tasks of one run share. A linear's tokens start k floats apart, a convolution's one; see `quantize`. */
+typedef struct job {
+  const edge_kernels *kernels;
+  const edge_qd8_weights *kernel;
+  edge_qd8_gemm gemm; /* of all tokens at once: `rows` of them, codes and outputs of the first */
+  const float *x;
+  size_t plane; /* floats from one value of a token to the next */
+  float norm_eps;
+  int8_t *codes;
+  edge_row *row;
+  size_t row_blocks, column_step; /* of the multiplication */
+} job;
+
+static void quantize(void *context, size_t block, size_t thread) {
+  (void)thread;
+  const job *work = context;
+  const edge_qd8_gemm *gemm = &work->gemm;
+  const size_t first = block * EDGE_TOKEN_BLOCK, count = smaller(gemm->rows - first, EDGE_TOKEN_BLOCK);
+  int8_t *codes = work->codes + first * gemm->padded;
+  if (work->plane != 1) {
+    work->kernels->f32_qd8_quantize_columns(count, gemm->k, work->x + first, work->plane, work->norm_eps,
+                                            gemm->epilogue.bitlinear_compat, gemm->padded, codes, work->row + first);
+    return;
+  }
+  for (size_t r = 0; r < count; ++r) {
+    work->kernels->f32_qd8_quantize(gemm->k, work->x + (first + r) * gemm->k, work->norm_eps,
+                                    gemm->epilogue.bitlinear_compat, gemm->padded, codes + r * gemm->padded,
+                                    work->row + first + r);
+  }
+}
+
+static void multiply(void *context, size_t task, size_t thread) {
+  (void)thread;
+  const job *work = context;
+  edge_qd8_gemm gemm = work->gemm;
+  const size_t first = task % work->row_blocks * EDGE_ROW_BLOCK, column = task / work->row_blocks * work->column_step;
+  gemm.rows = smaller(gemm.rows - first, EDGE_ROW_BLOCK);
+  gemm.codes = work->codes + first * gemm.padded;
+  gemm.row = work->row + first;
+  gemm.out.data += first * gemm.out.row_step;
+  if (gemm.out.residual != NULL) gemm.out.residual += first * gemm.out.row_step;
+  work->kernel->run(&gemm, column, smaller(column + work->column_step, gemm.n));
+}
+
+/* Splits the multiplication into blocks of rows and, where those are few, of columns, so that each thread gets some. */
+static size_t split(job *work, size_t threads) {
+  const size_t rows = work->gemm.rows, n = work->gemm.n, panels = blocks(n, EDGE_PANEL);
+  work->row_blocks = blocks(rows, EDGE_ROW_BLOCK);
+  size_t columns = threads > 1 ? blocks(4 * threads, work->row_blocks) : 1;
+  const size_t worth = smaller(rows, EDGE_ROW_BLOCK) * n * work->gemm.k / LEAST_TASK;
+  columns = smaller(smaller(columns, panels), worth > 0 ? worth : 1);
+  work->column_step = blocks(panels, columns) * EDGE_PANEL;
+  return work->row_blocks * blocks(n, work->column_step);
 }
 
 static edge_status run(edge_call *call, const layout *at) {
-  const edge_kernels *kernels = edge_kernels_select();
   const edge_tensor *x = edge_tensor_at(call, X), *packed = edge_tensor_at(call, PACKED);
   const edge_tensor *bias = edge_optional_tensor_at(call, BIAS), *residual = edge_optional_tensor_at(call, RESIDUAL);
-  const int bits = at->bits ? (int)edge_int_at(call, at->bits) : 2;
-  const edge_qd8_gemm_fn gemm = bits == 2   ? kernels->qd8_f32_qc2w_gemm
-                                : bits == 4 ? kernels->qd8_f32_qc4w_gemm
-                                            : kernels->qd8_f32_qc8w_gemm;
-  const int zero_point = at->bits == 0 ? 1 : bits == 2 ? 2 : 8;
-  const float norm_eps = (float)edge_real_at(call, at->norm_eps);
-  const edge_epilogue epilogue =
-      edge_read_epilogue(call, SCALES, bias, at->activation, at->compat && edge_bool_at(call, at->compat));
-
+  const int bits = bits_of(call, at);
   const size_t n = (size_t)packed->sizes[0], k = (size_t)x->sizes[at->conv ? 1 : x->rank - 1];
   const size_t plane = at->conv ? (size_t)edge_product(x->sizes, 2, 4) : 1;
   /* A linear is one "sample" whose tokens follow each other; a convolution's samples have a plane of tokens each. */
   const size_t samples = at->conv ? (size_t)x->sizes[0] : 1;
   const size_t tokens = at->conv ? plane : (size_t)edge_elements(x) / k;
-  const size_t x_row = at->conv ? 1 : k, out_row = at->conv ? 1 : n;
+  if (n == 0 || tokens == 0) return EDGE_OK;
 
-  edge_row *row = call->scratch;
-  int8_t *codes = (int8_t *)(row + EDGE_ROW_BLOCK);
-  const size_t padded = padded_depth(k);
+  const edge_qd8_weights *kernel = storage(call->kernels, bits);
+  if (kernel->packed_bytes != NULL && call->packed == NULL) kernel = storage(&edge_kernels_scalar, bits);
+  job work = {
+      .kernels = call->kernels,
+      .kernel = kernel,
+      .gemm =
+          {
+              .n = n,
+              .k = k,
+              .padded = padded_depth(k),
+              .weight = call->packed != NULL ? call->packed : packed->data,
+              .zero_point = at->bits == 0 ? 1 : bits == 2 ? 2 : 8,
+              .epilogue = edge_read_epilogue(call, SCALES, bias, at->activation,
+                                             at->compat && edge_bool_at(call, at->compat)),
+              .out = {.row_step = at->conv ? 1 : n, .step = plane},
+          },
+      .plane = plane,
+      .norm_eps = (float)edge_real_at(call, at->norm_eps),
+      .row = call->scratch,
+  };
+  work.codes = (int8_t *)(work.row + smaller(tokens, TOKENS_AT_ONCE));
   for (size_t sample = 0; sample < samples; ++sample) {
-    const float *in = (const float *)x->data + sample * k * plane;
-    for (size_t token = 0; token < tokens; token += EDGE_ROW_BLOCK) {
-      const size_t rows = tokens - token < EDGE_ROW_BLOCK ? tokens - token : EDGE_ROW_BLOCK;
-      for (size_t r = 0; r < rows; ++r) {
-        kernels->f32_qd8_quantize(k, in + (token + r) * x_row, plane, norm_eps, epilogue.bitlinear_compat, padded,
-                                  codes + r * padded, &row[r]);
-      }
-      const size_t offset = sample * n * plane + token * out_row;
-      const edge_output_view out = {
-          .data = (float *)edge_tensor_at(call, at->out)->data + offset,
-          .residual = residual != NULL ? (const float *)residual->data + offset : NULL,
-          .row_step = out_row,
-          .step = plane,
-      };
-      gemm(rows, n, k, codes, padded, row, packed->data, zero_point, &epilogue, &out);
+    for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
+      const size_t out = sample * n * plane + token * work.gemm.out.row_step;
+      work.x = (const float *)x->data + sample * k * plane + token * (at->conv ? 1 : k);
+      work.gemm.rows = smaller(tokens - token, TOKENS_AT_ONCE);
+      work.gemm.out.data = (float *)edge_tensor_at(call, at->out)->data + out;
+      work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
+      edge_parallel(call->threads, blocks(work.gemm.rows, EDGE_TOKEN_BLOCK), quantize, &work);
+      edge_parallel(call->threads, split(&work, edge_thread_count(call->threads)), multiply, &work);
     }
   }
   return EDGE_OK;
@@ -121,16 +204,22 @@ static edge_status run(edge_call *call, const layout *at) {
 
 static edge_status check_ternary_linear(edge_call *call) { return check(call, &ternary_linear); }
 static edge_status run_ternary_linear(edge_call *call) { return run(call, &ternary_linear); }
+static void pack_ternary_linear(edge_call *call) { pack(call, &ternary_linear); }
 static edge_status check_int_linear(edge_call *call) { return check(call, &int_linear); }
 static edge_status run_int_linear(edge_call *call) { return run(call, &int_linear); }
+static void pack_int_linear(edge_call *call) { pack(call, &int_linear); }
 static edge_status check_ternary_conv1x1(edge_call *call) { return check(call, &ternary_conv1x1); }
 static edge_status run_ternary_conv1x1(edge_call *call) { return run(call, &ternary_conv1x1); }
+static void pack_ternary_conv1x1(edge_call *call) { pack(call, &ternary_conv1x1); }
 static edge_status check_int_conv1x1(edge_call *call) { return check(call, &int_conv1x1); }
 static edge_status run_int_conv1x1(edge_call *call) { return run(call, &int_conv1x1); }
+static void pack_int_conv1x1(edge_call *call) { pack(call, &int_conv1x1); }
 
 const edge_op edge_op_edge_ternary_linear = {"edge::ternary_linear.out", 9, 1, check_ternary_linear,
-                                             run_ternary_linear};
-const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear};
+                                             run_ternary_linear, pack_ternary_linear};
+const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear,
+                                         pack_int_linear};
 const edge_op edge_op_edge_ternary_conv1x1 = {"edge::ternary_conv1x1.out", 8, 1, check_ternary_conv1x1,
-                                              run_ternary_conv1x1};
-const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1};
+                                              run_ternary_conv1x1, pack_ternary_conv1x1};
+const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1,
+                                          pack_int_conv1x1};

@@ -49,7 +49,7 @@ static edge_status run(edge_call *call, edge_f32_softmax_fn transform) {
   return EDGE_OK;
 }
 
-static edge_status run_softmax(edge_call *call) { return run(call, edge_kernels_select()->f32_softmax); }
+static edge_status run_softmax(edge_call *call) { return run(call, call->kernels->f32_softmax); }
 static edge_status run_log_softmax(edge_call *call) { return run(call, log_softmax); }
 
 const edge_op edge_op_aten_softmax = {"aten::_softmax.out", 4, 1, check, run_softmax};

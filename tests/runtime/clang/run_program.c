@@ -30,10 +30,12 @@ int main(int count, char **arguments) {
   edge_requirements need;
   edge_error error;
   edge_model *model;
-  if (edge_measure(program, size, &need, &error) != EDGE_OK) fail(arguments[1], error.text);
-  void *block = malloc(need.total_bytes);
+  if (edge_measure(program, size, NULL, &need, &error) != EDGE_OK) fail(arguments[1], error.text);
+  void *block = aligned_alloc(EDGE_PACK_ALIGN, (need.total_bytes / EDGE_PACK_ALIGN + 1) * EDGE_PACK_ALIGN);
   if (block == NULL) fail(arguments[1], "no memory");
-  if (edge_prepare(program, size, block, need.total_bytes, &model, &error) != EDGE_OK) fail(arguments[1], error.text);
+  if (edge_prepare(program, size, NULL, block, need.total_bytes, &model, &error) != EDGE_OK) {
+    fail(arguments[1], error.text);
+  }
 
   FILE *inputs = fopen(arguments[2], "rb"), *outputs = fopen(arguments[3], "wb");
   if (inputs == NULL || outputs == NULL) fail(arguments[2], "cannot be opened");

@@ -22,7 +22,7 @@ def run_program() -> Path:
 
     def make(folder: Path) -> None:
         source = Path(__file__).with_name("run_program.c")
-        command = [*compiler, *STRICT, "-O2", *CORE_SOURCES, str(source), "-o", "run_program", "-lm"]
+        command = [*compiler, *STRICT, "-O2", *CORE_SOURCES, str(source), "-o", "run_program", "-lm", "-pthread"]
         caches = {f"ZIG_{kind}_CACHE_DIR": str(CACHE / "zig") for kind in ("GLOBAL", "LOCAL")}
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | caches)
         assert result.returncode == 0, result.stderr[-4000:]

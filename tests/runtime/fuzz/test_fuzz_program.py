@@ -22,7 +22,10 @@ FROM_LIBC = re.compile(
     r"mem(cpy|move|set|cmp|chr)|str(len|cmp|ncmp|chr)|v?snprintf|l?l?abs|"
     r"(sqrt|rint|lrint|floor|ceil|fmax|fmin|fabs|trunc|pow|fmod|exp|expm1|log|sin|cos)f?"
 )
-"""What the core may ask of the C library: no heap, no files, no threads."""
+"""What the core may ask of the C library: no heap, no files."""
+
+FROM_PTHREADS = re.compile(r"pthread_(create|join|(mutex|cond)_\w+)|sched_yield")
+"""What its pool of threads may, where it is built with one."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def build() -> Callable[[str, list[str]], Path]:
         compiler = c_compiler()
 
         def make(folder: Path) -> None:
-            command = [compiler, *STRICT, *arguments, *CORE_SOURCES]
+            command = [compiler, *STRICT, *arguments, *CORE_SOURCES, "-pthread"]
             if "-c" not in arguments:
                 command += [str(HARNESS), "-o", name, "-lm"]
             result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
@@ -66,14 +69,16 @@ def test_damaged_programs_are_refused_or_run(build: Callable[[str, list[str]], P
     assert unsupported > CASES // 20
 
 
-def test_the_core_has_no_heap_and_no_globals(build: Callable[[str, list[str]], Path]) -> None:
+@pytest.mark.parametrize("threads", [True, False])
+def test_the_core_has_no_heap_and_no_globals(build: Callable[[str, list[str]], Path], threads: bool) -> None:
     """Its objects ask only for a few functions of libc and libm, and hold no writable data.
 
     Without -fno-pic the compiler would put constant tables of pointers where the loader can relocate them.
     """
     if shutil.which("nm") is None:
         pytest.skip("symbols of the core: no nm (binutils)")
-    folder = build("core-objects", ["-O1", "-fno-pic", "-c"])
+    name, defines = ("core-objects", []) if threads else ("core-objects-bare", ["-DEDGE_NO_THREADS"])
+    folder = build(name, ["-O1", "-fno-pic", "-c", *defines])
     listing = subprocess.run(["nm", *sorted(folder.glob("*.o"))], capture_output=True, text=True, check=True).stdout
     wanted, defined = set(), set()
     for line in listing.splitlines():
@@ -84,4 +89,6 @@ def test_the_core_has_no_heap_and_no_globals(build: Callable[[str, list[str]], P
             defined.add(symbol)
             assert kind.lower() not in "bdc", f"writable data: {symbol}"
     outside = {name for name in wanted - defined if not name.startswith("_") and not FROM_LIBC.fullmatch(name)}
+    if threads:
+        outside = {name for name in outside if not FROM_PTHREADS.fullmatch(name)}
     assert not outside

@@ -25,8 +25,8 @@ void edge_f32_moments__scalar(size_t k, const float *x, size_t step, float eps, 
   *rstd = 1.0f / sqrtf(variance + eps);
 }
 
-void edge_f32_qd8_quantize__scalar(size_t k, const float *x, size_t step, float norm_eps, bool bitlinear_compat,
-                                   size_t padded, int8_t *codes, edge_row *row) {
+static void quantize(size_t k, const float *x, size_t step, float norm_eps, bool bitlinear_compat, size_t padded,
+                     int8_t *codes, edge_row *row) {
   float mean = 0.0f, rstd = 1.0f; /* (x - 0) * 1 is x, so one loop serves both cases */
   if (norm_eps >= 0.0f) edge_f32_moments__scalar(k, x, step, norm_eps, &mean, &rstd);
   float amax = 1e-5f;
@@ -45,4 +45,16 @@ void edge_f32_qd8_quantize__scalar(size_t k, const float *x, size_t step, float 
   }
   row->sum = (int32_t)sum;
   for (size_t i = k; i < padded; ++i) codes[i] = 0;
+}
+
+void edge_f32_qd8_quantize__scalar(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
+                                   int8_t *codes, edge_row *row) {
+  quantize(k, x, 1, norm_eps, bitlinear_compat, padded, codes, row);
+}
+
+void edge_f32_qd8_quantize_columns__scalar(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
+                                           bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row) {
+  for (size_t t = 0; t < tokens; ++t) {
+    quantize(k, x + t, step, norm_eps, bitlinear_compat, padded, codes + t * padded, &row[t]);
+  }
 }

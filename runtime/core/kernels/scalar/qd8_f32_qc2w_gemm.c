@@ -12,11 +12,10 @@
 
 #include <string.h>
 
-void edge_qd8_f32_qc2w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out) {
-  const size_t bytes = (k + 3) / 4;
-  for (size_t o = 0; o < n; ++o, weight += bytes) {
+void edge_qd8_f32_qc2w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last) {
+  const size_t bytes = (gemm->k + 3) / 4;
+  for (size_t o = first; o < last; ++o) {
+    const uint8_t *weight = (const uint8_t *)gemm->weight + o * bytes;
     int32_t acc[EDGE_ROW_BLOCK] = {0};
     for (size_t start = 0; start < bytes; start += EDGE_UNPACK / 4) {
       const size_t count = bytes - start < EDGE_UNPACK / 4 ? bytes - start : EDGE_UNPACK / 4;
@@ -28,10 +27,13 @@ void edge_qd8_f32_qc2w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_
         word = (word | word << 6) & 0x03030303u;
         memcpy(unpacked + 4 * i, &word, sizeof word);
       }
-      for (size_t r = 0; r < rows; ++r) acc[r] += edge_dot_s8(4 * count, codes + r * padded + 4 * start, unpacked);
+      for (size_t r = 0; r < gemm->rows; ++r) {
+        acc[r] += edge_dot_s8(4 * count, gemm->codes + r * gemm->padded + 4 * start, unpacked);
+      }
     }
-    for (size_t r = 0; r < rows; ++r) {
-      edge_store(out, r, o, edge_dequantize(acc[r] - zero_point * row[r].sum, o, row[r].scale, epilogue));
+    for (size_t r = 0; r < gemm->rows; ++r) {
+      const int32_t exact = acc[r] - gemm->zero_point * gemm->row[r].sum;
+      edge_store(&gemm->out, r, o, edge_dequantize(exact, o, gemm->row[r].scale, &gemm->epilogue));
     }
   }
 }

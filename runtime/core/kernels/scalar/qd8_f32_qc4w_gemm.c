@@ -8,11 +8,10 @@
 #include "kernels/scalar/epilogue.h"
 #include "kernels/scalar/scalar.h"
 
-void edge_qd8_f32_qc4w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out) {
-  const size_t bytes = (k + 1) / 2;
-  for (size_t o = 0; o < n; ++o, weight += bytes) {
+void edge_qd8_f32_qc4w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last) {
+  const size_t bytes = (gemm->k + 1) / 2;
+  for (size_t o = first; o < last; ++o) {
+    const uint8_t *weight = (const uint8_t *)gemm->weight + o * bytes;
     int32_t acc[EDGE_ROW_BLOCK] = {0};
     for (size_t start = 0; start < bytes; start += EDGE_UNPACK / 2) {
       const size_t count = bytes - start < EDGE_UNPACK / 2 ? bytes - start : EDGE_UNPACK / 2;
@@ -22,10 +21,13 @@ void edge_qd8_f32_qc4w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_
         unpacked[2 * i] = (int8_t)(byte & 15);
         unpacked[2 * i + 1] = (int8_t)(byte >> 4);
       }
-      for (size_t r = 0; r < rows; ++r) acc[r] += edge_dot_s8(2 * count, codes + r * padded + 2 * start, unpacked);
+      for (size_t r = 0; r < gemm->rows; ++r) {
+        acc[r] += edge_dot_s8(2 * count, gemm->codes + r * gemm->padded + 2 * start, unpacked);
+      }
     }
-    for (size_t r = 0; r < rows; ++r) {
-      edge_store(out, r, o, edge_dequantize(acc[r] - zero_point * row[r].sum, o, row[r].scale, epilogue));
+    for (size_t r = 0; r < gemm->rows; ++r) {
+      const int32_t exact = acc[r] - gemm->zero_point * gemm->row[r].sum;
+      edge_store(&gemm->out, r, o, edge_dequantize(exact, o, gemm->row[r].scale, &gemm->epilogue));
     }
   }
 }

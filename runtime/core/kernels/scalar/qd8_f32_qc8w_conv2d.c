@@ -11,15 +11,26 @@
 
 #include <string.h>
 
-void edge_qd8_f32_qc8w_conv2d__scalar(const edge_conv2d *conv, const int8_t *codes, float row_scale,
-                                      const int8_t *weight, const edge_epilogue *epilogue, float *out,
-                                      const float *residual) {
+size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape) {
+  return (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
+}
+
+void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, void *image, float *row_scale) {
+  const size_t count = edge_qd8_conv2d_image_bytes__scalar(shape);
+  edge_row row;
+  edge_f32_qd8_quantize__scalar(count, x, -1.0f, false, count, image, &row);
+  *row_scale = row.scale;
+}
+
+void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row) {
+  const edge_conv2d *conv = &job->shape;
+  const int8_t *codes = job->image, *weight = job->weight;
   const int32_t group_channels = conv->channels / conv->groups, group_outputs = conv->out_channels / conv->groups;
   const size_t plane = (size_t)conv->height * (size_t)conv->width;
   const size_t out_plane = (size_t)conv->out_height * (size_t)conv->out_width;
   for (int32_t o = 0; o < conv->out_channels; ++o) {
     const int8_t *first = codes + (size_t)(o / group_outputs * group_channels) * plane;
-    for (int32_t y = 0; y < conv->out_height; ++y) {
+    for (int32_t y = (int32_t)first_row; y < (int32_t)last_row; ++y) {
       for (int32_t begin = 0; begin < conv->out_width; begin += EDGE_CONV_SPAN) {
         const int32_t end = begin + EDGE_CONV_SPAN < conv->out_width ? begin + EDGE_CONV_SPAN : conv->out_width;
         int32_t acc[EDGE_CONV_SPAN] = {0};
@@ -44,8 +55,8 @@ void edge_qd8_f32_qc8w_conv2d__scalar(const edge_conv2d *conv, const int8_t *cod
         }
         const size_t at = (size_t)o * out_plane + (size_t)y * (size_t)conv->out_width + (size_t)begin;
         for (int32_t x = 0; x < end - begin; ++x) {
-          const float value = edge_dequantize(acc[x], (size_t)o, row_scale, epilogue);
-          out[at + (size_t)x] = residual != NULL ? residual[at + (size_t)x] + value : value;
+          const float value = edge_dequantize(acc[x], (size_t)o, job->row_scale, &job->epilogue);
+          job->out[at + (size_t)x] = job->residual != NULL ? job->residual[at + (size_t)x] + value : value;
         }
       }
     }

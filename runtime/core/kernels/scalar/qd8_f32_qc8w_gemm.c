@@ -6,14 +6,12 @@
 #include "kernels/scalar/epilogue.h"
 #include "kernels/scalar/scalar.h"
 
-void edge_qd8_f32_qc8w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out) {
-  (void)zero_point; /* two's complement needs none */
-  for (size_t o = 0; o < n; ++o) {
-    for (size_t r = 0; r < rows; ++r) {
-      const int32_t acc = edge_dot_s8(k, codes + r * padded, (const int8_t *)weight + o * k);
-      edge_store(out, r, o, edge_dequantize(acc, o, row[r].scale, epilogue));
+void edge_qd8_f32_qc8w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last) {
+  for (size_t o = first; o < last; ++o) {
+    const int8_t *weight = (const int8_t *)gemm->weight + o * gemm->k;
+    for (size_t r = 0; r < gemm->rows; ++r) {
+      const int32_t acc = edge_dot_s8(gemm->k, gemm->codes + r * gemm->padded, weight);
+      edge_store(&gemm->out, r, o, edge_dequantize(acc, o, gemm->row[r].scale, &gemm->epilogue));
     }
   }
 }

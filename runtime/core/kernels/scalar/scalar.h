@@ -4,20 +4,16 @@
 
 #include "kernels/kernels.h"
 
-void edge_f32_qd8_quantize__scalar(size_t k, const float *x, size_t step, float norm_eps, bool bitlinear_compat,
-                                   size_t padded, int8_t *codes, edge_row *row);
-void edge_qd8_f32_qc2w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out);
-void edge_qd8_f32_qc4w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out);
-void edge_qd8_f32_qc8w_gemm__scalar(size_t rows, size_t n, size_t k, const int8_t *codes, size_t padded,
-                                    const edge_row *row, const uint8_t *weight, int zero_point,
-                                    const edge_epilogue *epilogue, const edge_output_view *out);
-void edge_qd8_f32_qc8w_conv2d__scalar(const edge_conv2d *conv, const int8_t *codes, float row_scale,
-                                      const int8_t *weight, const edge_epilogue *epilogue, float *out,
-                                      const float *residual);
+void edge_f32_qd8_quantize__scalar(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
+                                   int8_t *codes, edge_row *row);
+void edge_f32_qd8_quantize_columns__scalar(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
+                                           bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
+void edge_qd8_f32_qc2w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last);
+void edge_qd8_f32_qc4w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last);
+void edge_qd8_f32_qc8w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last);
+size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape);
+void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, void *image, float *row_scale);
+void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                            int activation, const edge_output_view *out);
 void edge_f32_conv2d__scalar(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
@@ -25,7 +21,8 @@ void edge_f32_conv2d__scalar(const edge_conv2d *conv, const float *x, const floa
 void edge_f32_layer_norm__scalar(size_t k, const float *x, const float *weight, const float *bias, float eps,
                                  float *out, float *mean, float *rstd);
 void edge_f32_softmax__scalar(size_t k, const float *x, float *out);
-void edge_f32_attention__scalar(const edge_attention_head *head);
+size_t edge_f32_attention_scratch__scalar(size_t keys, size_t depth);
+void edge_f32_attention__scalar(const edge_attention_head *head, size_t first, size_t last);
 
 /* Folds the lanes of a sum; see EDGE_SUM_LANES. */
 static inline float edge_fold_lanes(float *lane) {
