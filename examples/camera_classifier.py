@@ -1,6 +1,6 @@
 """Classifies what a camera sees: `python camera_classifier.py MODEL.edge [FOLDER_OF_IMAGES]`.
 
-With a folder its images are classified, one line each. Without one the Raspberry Pi's camera is used, until Ctrl-C.
+With a folder: the images in it and in its subfolders. Without one: what a Raspberry Pi's camera sees, until Ctrl-C.
 """
 
 import sys
@@ -24,9 +24,9 @@ def camera() -> Iterator[tuple[str, Any]]:
 
 
 def main() -> None:
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    frames = ((path.name, path) for path in sorted(Path(sys.argv[2]).iterdir())) if sys.argv[2:] else camera()
+    folder = Path(sys.argv[-1]).resolve(strict=True)
+    files = ((str(path.relative_to(folder)), path) for path in sorted(folder.rglob("*")) if path.is_file())
+    frames = files if sys.argv[2:] else camera()
     with load(sys.argv[1]) as model:
         for name, image in frames:
             print(name, *(f"{label} {score:.0%}" for label, score in model.predict(image).top(3)), sep="\t")
@@ -34,6 +34,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     try:
-        main()
+        main() if len(sys.argv) in (2, 3) else sys.exit(__doc__)
     except (EdgeError, ImportError, OSError, KeyboardInterrupt) as error:
         sys.exit(f"camera_classifier: {error}" if str(error) else 0)

@@ -141,6 +141,15 @@ class Bundle:
         self._check_hash(name, data, entry)
         return data
 
+    def verify(self) -> None:
+        """Checks the contents of every file against the manifest's SHA-256.
+
+        Raises:
+            BadFile: as `read`, of the first that is damaged.
+        """
+        for name in self.manifest.files:
+            self.view(name)
+
     def extract(self, name: str) -> Path:
         """Writes a file to the cache, for engines that read only from disk, and returns its path.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -10,12 +11,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.runtime.errors import BadFile, BadInput, MissingDependency
+from edge.runtime.fields import reason
 
 # What a caller may hand over: a path, a PIL.Image.Image or an array. Pillow need not be installed for arrays.
 ImageSource: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | Any"
 
 # A photo of 12,000 x 12,000 pixels; beyond it a small file unpacks to gigabytes.
 MAX_PIXELS = 144_000_000
+
+# How the files of common formats begin.
+_SIGNATURES = {
+    "PNG": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "GIF": re.compile(rb"GIF8[79]a"),
+    "BMP": re.compile(rb"BM"),
+    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    "TIFF": re.compile(rb"II[*+]\0|MM\0[*+]"),
+    "PNM": re.compile(rb"P[1-7]\s"),
+    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+}
+_SIGNATURE_BYTES = 16
 
 _FRACTION_BITS = 22
 
@@ -34,7 +50,7 @@ def decode_image(source: ImageSource, height: int, width: int, channels: int) ->
     Raises:
         BadFile: there is no such file, or it is not an image.
         BadInput: an array of another shape, dtype or range.
-        MissingDependency: a path was given and Pillow is not installed.
+        MissingDependency: the path of an image was given and Pillow is not installed.
     """
     pixels = _array_pixels(source) if isinstance(source, np.ndarray) else _pillow_pixels(source)
     if channels == 1:
@@ -119,17 +135,20 @@ def _array_pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _pillow_pixels(source: Any) -> NDArray[np.uint8]:
+    path = os.fspath(source) if isinstance(source, (str, os.PathLike)) else None
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError:
+        if path is None:
+            raise _bad_type(source) from None
+        _check_signature(path)
         raise MissingDependency(
-            "reading image files needs Pillow: pip install 'edge-deploy[images]' (or pass a numpy array)"
+            "reading image files needs Pillow: pip install 'edge-deploy[images]' (or give the pixels as a .npy array)"
         ) from None
     if isinstance(source, Image.Image):
         return _picture_pixels(source, "image")
-    if not isinstance(source, (str, os.PathLike)):
-        raise BadInput(f"image of type {type(source).__name__}: expected a path, a PIL image or a numpy array")
-    path = os.fspath(source)
+    if path is None:
+        raise _bad_type(source)
     try:
         with Image.open(path) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -144,6 +163,27 @@ def _pillow_pixels(source: Any) -> NDArray[np.uint8]:
     # Pillow's decoders raise all of these on damaged files.
     except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError) as error:
         raise BadFile(f"{path}: cannot be decoded: {str(error).splitlines()[0] if str(error) else error!r}") from None
+
+
+def _bad_type(source: Any) -> BadInput:
+    return BadInput(f"image of type {type(source).__name__}: expected a path, a PIL image or a numpy array")
+
+
+def _check_signature(path: str) -> None:
+    """Checks, without Pillow, that a file is there and begins like an image: whether Pillow would help at all.
+
+    Raises:
+        BadFile: it is not there, cannot be read, or begins like no image.
+    """
+    try:
+        with open(path, "rb") as file:
+            beginning = file.read(_SIGNATURE_BYTES)
+    except FileNotFoundError:
+        raise BadFile(f"{path}: no such image file") from None
+    except OSError as error:
+        raise BadFile(f"{path}: cannot be read: {reason(error)}") from None
+    if not any(signature.match(beginning) for signature in _SIGNATURES.values()):
+        raise BadFile(f"{path}: not an image: it does not begin like {', '.join(_SIGNATURES)}")
 
 
 def _picture_pixels(picture: Any, where: str) -> NDArray[np.uint8]:

@@ -48,6 +48,8 @@ _KINDS = {
     "addmm": "linear",
     "mm": "linear",
     "convolution": "conv2d",
+    # A table that is added to an activation: a positional embedding as a rule, but the program does not tell.
+    "add_quantized": "constant",
 }
 
 

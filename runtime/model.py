@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.runtime.array_file import read_array
 from edge.runtime.backends import Buffer, OpProfile, Session, backend_module, default_threads
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
 from edge.runtime.fields import reason
 from edge.runtime.manifest import ENGINES, MAX_FILE_BYTES, FileEntry, InputSpec, Manifest, TensorSpec
+from edge.runtime.preprocess import AudioPreprocess, ImagePreprocess, Preprocess
 from edge.runtime.target import FORMAT_ENGINES
 
 
@@ -87,26 +89,45 @@ class Model:
         Args:
             source: what the bundle's preprocessing takes: an image (path, PIL image, array), a recording (path of a
                 WAV file, (rate, samples), samples), or an array. Without preprocessing: an array as for `__call__`.
+                The path of a `.npy` file stands for the array in it.
 
         Raises:
             BadInput: the source does not fit, or the model is no classifier of one input.
-            BadFile: the image or recording is missing or damaged.
+            BadFile: the file is missing, damaged, or of another kind.
+            MissingDependency: it is an image file, and Pillow is not installed.
         """
         classes = self.outputs[0].shape[-1] if self.outputs[0].shape else 0
         if len(self.inputs) != 1 or int(np.prod(self.outputs[0].shape)) != classes or classes < 2:
-            raise BadInput(f"{self.file}: predict needs one input and one row of class scores: call the model instead")
+            raise BadInput(
+                f"{self.file}: edge run and predict need one input and one row of class scores: "
+                "call the model itself, from Python"
+            )
+        if not isinstance(source, (str, os.PathLike)):
+            logits = self._logits(source)
+        else:
+            try:
+                logits = self._logits(source)
+            except (BadFile, BadInput) as error:
+                # Of many files, say which.
+                name = os.fspath(source)
+                raise type(error)(str(error) if name in str(error) else f"{name}: {error}") from None
+        weights = np.exp(logits - logits.max())
+        scores = (weights / weights.sum()).astype(np.float32)
+        labels = self.labels or tuple(map(str, range(classes)))
+        index = int(np.argmax(logits))
+        return Prediction(labels[index], index, float(scores[index]), scores, labels)
+
+    def _logits(self, source: Any) -> NDArray[np.float64]:
         preprocess = self.inputs[0].preprocess if isinstance(self.inputs[0], InputSpec) else None
+        if isinstance(source, (str, os.PathLike)):
+            source = _read_source(Path(source), preprocess)
         array = source if preprocess is None else preprocess(source)
         if not isinstance(array, np.ndarray):
             raise BadInput(f"{self.file}: has no preprocessing: expected an array, not {type(source).__name__}")
         logits = self._opened().run(self._checked([array]))[0].reshape(-1).astype(np.float64)
         if not np.isfinite(logits).all():
             raise BadInput(f"{self.file}: the model gave NaN or infinity for this input")
-        weights = np.exp(logits - logits.max())
-        scores = (weights / weights.sum()).astype(np.float32)
-        labels = self.labels or tuple(map(str, range(classes)))
-        index = int(np.argmax(logits))
-        return Prediction(labels[index], index, float(scores[index]), scores, labels)
+        return logits
 
     def profile(self, *arrays: NDArray[Any]) -> list[OpProfile]:
         """Times one run after a run to warm up: each operator in order, or the whole model if the engine tells no more.
@@ -189,6 +210,8 @@ def load(path: str | os.PathLike[str], backend: str = "auto", threads: int | Non
             return _open_first(place, files, bundle.view, backend, threads, bundle.manifest)
     kind = place.suffix.lower().lstrip(".")
     if kind not in FORMAT_ENGINES:
+        if not os.path.exists(place):
+            raise BadFile(f"{place}: no such file")
         known = ", ".join(f".{suffix}" for suffix in ("edge", *FORMAT_ENGINES))
         raise BadFile(f"{place}: unknown kind of file: expected {known}")
     content = _file_view(place)
@@ -209,7 +232,7 @@ def _open_first(
         files: name of the file in the bundle by engine, in the order of preference; "" is the file `place` itself.
     """
     if choice != "auto" and choice not in files:
-        raise BadInput(f"{place}: holds no file for backend {choice!r}; it has one for {', '.join(files) or 'none'}")
+        raise BadInput(f"{place}: holds no file for the {choice} backend; it has one for {', '.join(files) or 'none'}")
     refusals: dict[str, EdgeError] = {}
     for name in files if choice == "auto" else [choice]:
         where = f"{place}/{files[name]}" if files[name] else str(place)
@@ -232,6 +255,21 @@ def _opened_model(session: Session, name: str, where: str, manifest: Manifest | 
     except BaseException:
         session.close()
         raise
+
+
+def _read_source(path: Path, preprocess: Preprocess | None) -> Path | NDArray[Any]:
+    """The array in a `.npy`; another path as it is, if the preprocessing reads files of other kinds.
+
+    Raises:
+        BadFile: there is no such file, or it cannot be the input.
+    """
+    if path.suffix.lower() == ".npy":
+        return read_array(path)
+    if isinstance(preprocess, (ImagePreprocess, AudioPreprocess)):
+        return path
+    if not os.path.exists(path):
+        raise BadFile(f"{path}: no such file")
+    raise BadFile(f"{path}: the model takes arrays: expected a .npy file")
 
 
 def _file_view(path: Path) -> memoryview:

@@ -58,8 +58,9 @@ class ImagePreprocess:
         return np.ascontiguousarray(np.moveaxis(pixels * scale - offset, -1, -3))
 
     def __call__(self, source: ImageSource) -> NDArray[np.float32]:
-        """Image to float32 [1, channels, height, width]."""
-        return self.normalize(self.decode(source))[None]
+        """Image to float32 [1, channels, height, width]; an array of just that is the network's input and stays so."""
+        ready = _network_input(source, self.input_shape)
+        return self.normalize(self.decode(source))[None] if ready is None else ready
 
     def to_dict(self) -> dict[str, Any]:
         return _to_dict("image", self)
@@ -149,8 +150,9 @@ class AudioPreprocess:
         return (features - np.float32(self.mean)) / np.float32(self.std)
 
     def __call__(self, source: str | os.PathLike[str] | tuple[int, NDArray[Any]] | NDArray[Any]) -> NDArray[np.float32]:
-        """Recording to float32 [1, 1, frames, mels]."""
-        return self.normalize(self.features(self.decode(source)))[None, None]
+        """Recording to float32 [1, 1, frames, mels]; an array of just that is the network's input and stays so."""
+        ready = _network_input(source, self.input_shape)
+        return self.normalize(self.features(self.decode(source)))[None, None] if ready is None else ready
 
     def to_dict(self) -> dict[str, Any]:
         return _to_dict("audio", self)
@@ -189,7 +191,7 @@ class ArrayPreprocess:
         return np.asarray(centred / np.asarray(self.std, np.float32), np.float32)
 
     def __call__(self, source: NDArray[Any]) -> NDArray[np.float32]:
-        """One sample, of `shape` or (1, *shape), to float32 (1, *shape).
+        """One sample, of `shape` or (1, *shape), to float32 (1, *shape): with the batch axis it is the same sample.
 
         Raises:
             BadInput: another shape, not numbers, or NaN or infinity among them.
@@ -250,6 +252,21 @@ def preprocess_from_dict(value: object, where: str = "preprocess") -> Preprocess
         raise BadFile(f"{where}.{error}") from None
     record.done()
     return made
+
+
+def _network_input(source: object, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """`source` if it is an array of the network's input `shape`, which no image and no recording has; else None.
+
+    Raises:
+        BadInput: it has the shape, but is not float32, or holds NaN or infinity.
+    """
+    if not isinstance(source, np.ndarray) or source.shape != shape:
+        return None
+    if source.dtype.newbyteorder("=") != np.float32:
+        raise BadInput(f"{source.dtype} array of the network's input shape {list(shape)}: expected float32")
+    if not np.isfinite(source).all():
+        raise BadInput("array holds NaN or infinity")
+    return np.ascontiguousarray(source, np.float32)
 
 
 def _statistic(value: object, where: str) -> float:

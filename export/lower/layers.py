@@ -30,8 +30,9 @@ def describe_layers(frozen: nn.Module, example: tuple[Tensor, ...]) -> tuple[Lay
         example: inputs; batch 1 for counts of one inference.
 
     Returns:
-        Records whose `kind` is "linear", "conv1x1", "conv1d", "conv2d", "conv3d", or else the class of the module that
-        owns the parameter, in lower case. `macs` is 0 where they are not known, as in recurrent layers.
+        Records whose `kind` is "linear", "conv1x1", "conv1d", "conv2d", "conv3d", "constant" for a parameter of a
+        module that is none of torch's own (a positional embedding), or else the class of the module that owns the
+        parameter, in lower case. `macs` is 0 where they are not known, as in recurrent layers.
     """
     tables = dict(_tables(frozen))
     reads = _Reads({table.untyped_storage().data_ptr() for _, table in tables.values() if table.numel()})
@@ -94,7 +95,7 @@ def _record(name: str, layer: nn.Module, table: Tensor, products: int) -> LayerR
         is_weight = table is getattr(layer, "weight", None)
         extra = bias.numel() if is_weight and isinstance(bias, Tensor) else 0
         products = products if is_weight else 0
-        kind, bits, stored = _kind(layer), 32.0, 4 * (codes.numel() + extra)
+        kind, bits, stored = _kind(layer, is_weight), 32.0, 4 * (codes.numel() + extra)
         if _is_compact(codes):
             bits, stored = 8.0, codes.numel() + 4 * codes.shape[-2]
     return LayerRecord(
@@ -108,9 +109,12 @@ def _record(name: str, layer: nn.Module, table: Tensor, products: int) -> LayerR
     )
 
 
-def _kind(layer: nn.Module) -> str:
+def _kind(layer: nn.Module, is_weight: bool) -> str:
     if isinstance(layer, nn.Linear):
         return "linear"
+    # What a whole model or block owns beside its layers says nothing of what that model is.
+    if not is_weight and not type(layer).__module__.startswith("torch."):
+        return "constant"
     base = next((kind for kind in (*_CONVOLUTIONS, *_TRANSPOSED) if isinstance(layer, kind)), type(layer))
     return base.__name__.lower()
 

@@ -12,7 +12,7 @@ from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency,
 from edge.runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
-    from edge.runtime._core import Program
+    from edge.runtime._core import CoreError, Program
 
 T = TypeVar("T")
 
@@ -64,5 +64,11 @@ def _translated(call: Callable[[], T]) -> T:
     try:
         return call()
     except CoreError as error:
-        status, text = error.args
-        raise _ERRORS[status](text) from None
+        status, _ = error.args
+        raise _ERRORS[status](told(error)) from None
+
+
+def told(error: CoreError) -> str:
+    """The text of an error, for those who call us from Python and those who type a command."""
+    text = str(error.args[1])
+    return text.replace("backend='executorch'", "the executorch backend (--backend executorch)")

@@ -40,7 +40,9 @@ def library_path() -> Path:
         EdgeError: The compiler failed; the message has its first error and the path of the whole log.
     """
     if sys.platform == "win32":
-        raise EdgeError("the ExecuTorch op library is built for Linux and macOS only; use backend='core' on Windows")
+        raise EdgeError(
+            "the ExecuTorch op library is built for Linux and macOS only: use the core backend (--backend core)"
+        )
     executorch, version = _executorch()
     cc = _compiler("CC", ("cc", "gcc", "clang"))
     cxx = _compiler("CXX", ("c++", "g++", "clang++"))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.runtime.errors import EdgeError
-from edge.sdk.options import debug_option, json_option, print_json, threads_option
+from edge.sdk.complete import MODEL_FILE_SUFFIXES, files
+from edge.sdk.options import BACKENDS, NameList, debug_option, json_option, print_json, threads_option
 
 if TYPE_CHECKING:
     from edge.runtime.model import Model
@@ -18,15 +19,17 @@ _WARM_UPS = 3
 
 
 @click.command("bench", short_help="Time a model on several engines, in turn.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=files(MODEL_FILE_SUFFIXES))
 @click.option(
-    "--backends", help="Engines to compare, as core,litert; the first is the measure.  [default: all that run]"
+    "--backends",
+    type=NameList(BACKENDS),
+    help="Engines to compare, as core,litert; the first is the measure.  [default: all that run]",
 )
 @click.option("--runs", type=click.IntRange(min=1), default=50, show_default=True, help="Runs of each engine.")
 @threads_option
 @json_option
 @debug_option
-def command(bundle: Path, backends: str | None, runs: int, threads: int | None, as_json: bool) -> None:
+def command(bundle: Path, backends: tuple[str, ...] | None, runs: int, threads: int | None, as_json: bool) -> None:
     """Time BUNDLE on several engines: one run of each in turn, repeated.
 
     The engines share every disturbance of the machine that way, and the minimum is the steadiest figure.
@@ -68,21 +71,17 @@ def command(bundle: Path, backends: str | None, runs: int, threads: int | None, 
 
 
 def _open(
-    stack: ExitStack, bundle: Path, backends: str | None, threads: int
+    stack: ExitStack, bundle: Path, backends: tuple[str, ...] | None, threads: int
 ) -> tuple[dict[str, "Model"], dict[str, str]]:
     """The models by engine. Engines that were named must run; of those that were not, failures are listed."""
     from edge.runtime import load
-    from edge.runtime.manifest import ENGINES
 
     if backends:
-        names = list(dict.fromkeys(name.strip() for name in backends.split(",") if name.strip()))
-        if not names:
-            raise click.UsageError("--backends: name at least one engine, as core,litert")
-        return {name: stack.enter_context(load(bundle, backend=name, threads=threads)) for name in names}, {}
+        return {name: stack.enter_context(load(bundle, backend=name, threads=threads)) for name in backends}, {}
     models: dict[str, Model] = {}
     skipped: dict[str, str] = {}
     failure: EdgeError | None = None
-    for name in ENGINES:
+    for name in BACKENDS:
         try:
             models[name] = stack.enter_context(load(bundle, backend=name, threads=threads))
         except EdgeError as error:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.sdk.options import debug_option, json_option, print_json
+from edge.sdk.complete import DATA_SUFFIXES, MODELS, files
+from edge.sdk.options import TARGET_NAMES, NameList, debug_option, json_option, print_json
 
 if TYPE_CHECKING:
     from edge.export.options import ExportResult
@@ -43,7 +44,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 
 
 @click.command("export", short_help="Train a model with quantized weights and write it as a bundle.")
-@click.argument("model", default="cct_2_3x2", metavar="[MODEL]")
+@click.argument("model", default="cct_2_3x2", metavar="[MODEL]", shell_complete=files((".py",), MODELS))
 @click.option(
     "--bits",
     type=click.Choice(["1.58", "2", "4", "8", "32"]),
@@ -55,6 +56,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     "--data",
     default="digits",
     show_default=True,
+    shell_complete=files(DATA_SUFFIXES, ("digits",)),
     help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.",
 )
 @click.option(
@@ -68,8 +70,18 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     type=click.Path(path_type=Path),
     help="The bundle to write; its name ends in .edge.  [default: MODEL.edge]",
 )
-@click.option("--target", default="generic", show_default=True, help="Machine it is meant for; see edge targets.")
-@click.option("--formats", type=FormatList(), help="Files to write, as pte,onnx.  [default: what the target runs]")
+@click.option(
+    "--target",
+    type=click.Choice(TARGET_NAMES),
+    default="generic",
+    show_default=True,
+    help="Machine it is meant for; see edge targets.",
+)
+@click.option(
+    "--formats",
+    type=NameList(FORMATS, ordered=False),
+    help="Files to write, as pte,onnx.  [default: what the target runs]",
+)
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Leave modules whose name matches in float. Repeatable.")
 @click.option(
     "--measure",

@@ -4,32 +4,33 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edge.runtime.errors import BadFile, MissingDependency, Unsupported
+from edge.sdk.complete import MODEL_FILE_SUFFIXES, files
 from edge.sdk.options import debug_option, json_option, print_json
-
-if TYPE_CHECKING:
-    from edge.runtime.manifest import Manifest
 
 
 @click.command("inspect", short_help="Show what a bundle or model file holds, layer by layer.")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), shell_complete=files(MODEL_FILE_SUFFIXES))
 @json_option
 @debug_option
 def command(file: Path, as_json: bool) -> None:
     """Show what FILE holds: a bundle (.edge), a program (.pte), or a .tflite or .onnx model.
 
-    Layers come with their bits, shape, bytes, share of zero weights and multiply-accumulates (MACs).
+    A bundle's files are checked against their hashes. Layers come with their bits, shape, bytes, share of zero weights
+    and multiply-accumulates (MACs).
     """
     readers = {".edge": _read_bundle, ".pte": _read_program, ".tflite": _read_other, ".onnx": _read_other}
     reader = readers.get(file.suffix.lower())
+    if not file.exists():
+        raise BadFile(f"{file}: no such file")
     if reader is None:
         raise BadFile(f"{file}: not a file that edge reads: expected .edge, .pte, .tflite or .onnx")
     if not file.is_file():
-        raise BadFile(f"{file}: no such file")
+        raise BadFile(f"{file}: not a file")
     document = {"file": str(file), "bytes": file.stat().st_size, **reader(file)}
     if as_json:
         print_json(document)
@@ -40,20 +41,22 @@ def command(file: Path, as_json: bool) -> None:
 def _read_bundle(path: Path) -> dict[str, Any]:
     from edge.runtime.bundle import Bundle
 
-    manifest: Manifest = Bundle.open(path).manifest
-    return {"kind": "bundle", "manifest": json.loads(manifest.to_json())}
+    with Bundle.open(path) as bundle:
+        bundle.verify()
+        return {"kind": "bundle", "manifest": json.loads(bundle.manifest.to_json())}
 
 
 def _read_program(path: Path) -> dict[str, Any]:
     from edge.runtime._core import CoreError, Program
+    from edge.runtime.backends.core import told
     from edge.runtime.layers import program_layers
 
     try:
         program = Program(path.read_bytes())
         layers = program_layers(program)
     except CoreError as error:
-        status, text = error.args
-        raise (Unsupported if status == "unsupported" else BadFile)(f"{path}: {text}") from error
+        status, _ = error.args
+        raise (Unsupported if status == "unsupported" else BadFile)(f"{path}: {told(error)}") from error
     operators = Counter(operator for operator, _, _ in program.instructions)
     return {
         "kind": "program",

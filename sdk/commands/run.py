@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency
+from edge.runtime.errors import BadInput, EdgeError, MissingDependency
+from edge.sdk.complete import MODEL_FILE_SUFFIXES, files
 from edge.sdk.failure import EXIT_ERROR, message, report
-from edge.sdk.options import Invocation, debug_option, json_option, print_json, threads_option
+from edge.sdk.options import BACKENDS, Invocation, debug_option, json_option, print_json, threads_option
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,9 +23,15 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 
 
 @click.command("run", short_help="Run a model on images, WAV files, arrays, or folders of them.")
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--backend", default="auto", show_default=True, help="Engine: core, executorch, litert, onnx, or auto.")
+@click.argument("bundle", type=click.Path(path_type=Path), shell_complete=files(MODEL_FILE_SUFFIXES))
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), shell_complete=files(SUFFIXES))
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", *BACKENDS]),
+    default="auto",
+    show_default=True,
+    help="Engine; auto is the first that is installed and runs the model.",
+)
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for each input.")
 @click.option("--demo", is_flag=True, help="Run the reference inputs stored in the bundle (so does giving no input).")
 @threads_option
@@ -56,7 +63,7 @@ def command(
             document["results"], failures = _predict_all(model, inputs, top)
         else:
             document.update(_run_reference(model, bundle, top))
-    if len(failures) < len(document["results"]):
+    if any("error" not in row for row in document["results"]):
         if as_json:
             print_json(document)
         else:
@@ -69,20 +76,16 @@ def command(
 
 
 def _predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
-    """A result for each file, and the errors of those that could not be read (their result holds the message).
-
-    Raises:
-        MissingDependency: A package is missing: no fault of one file.
-    """
+    """A result for each file, and the errors of those that could not be read (their result holds the message)."""
     results: list[dict[str, Any]] = []
     failures: list[Exception] = []
     for path in _expand(inputs):
         try:
             results.append(_predict(model, path, top))
-        except MissingDependency:
-            raise
         except (EdgeError, OSError) as error:
-            failures.append(error)
+            # A missing package is no fault of one file: it is told once, however many files need it.
+            if not isinstance(error, MissingDependency) or str(error) not in map(str, failures):
+                failures.append(error)
             results.append({"input": str(path), "error": message(error)})
     return results, failures
 
@@ -100,26 +103,10 @@ def _expand(paths: tuple[Path, ...]) -> Iterator[Path]:
 def _predict(model: "Model", path: Path, top: int) -> dict[str, Any]:
     if path.is_dir():
         raise BadInput(f"{path}: no image, .wav or .npy file in this folder")
-    source: Any = path
-    if path.suffix.lower() == ".npy":
-        source = _load_array(path)
     start = time.perf_counter()
-    prediction = model.predict(source)
+    prediction = model.predict(path)
     seconds = time.perf_counter() - start
     return {"input": str(path), "seconds": seconds, **_ranking(prediction.top(top))}
-
-
-def _load_array(path: Path) -> "NDArray[Any]":
-    import numpy as np
-
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except FileNotFoundError:
-        raise BadFile(f"{path}: no such file") from None
-    except (ValueError, EOFError) as error:
-        # NumPy takes whatever it does not know for a pickle, and recommends to allow that.
-        why = "" if "pickle" in str(error) else f": {error}"
-        raise BadFile(f"{path}: not a NumPy array file{why}") from None
 
 
 def _ranking(top: list[tuple[str, float]]) -> dict[str, Any]:

@@ -152,8 +152,8 @@ def test_what_stays_float_is_described() -> None:
     assert found == [
         ("embed", "embedding", 32, (7, 40), 4 * 280, 0),
         # Stored as int8 with one scale a row; a small one is not.
-        ("position", "holders", 8, (1, 30, 40), 1200 + 4 * 30, 0),
-        ("token", "holders", 32, (1, 40), 160, 0),
+        ("position", "constant", 8, (1, 30, 40), 1200 + 4 * 30, 0),
+        ("token", "constant", 32, (1, 40), 160, 0),
         ("mix.in_proj_weight", "multiheadattention", 32, (120, 40), 4 * 4800, 0),
         # Not called as a module: its weight is read by nn.MultiheadAttention.
         ("mix.out_proj", "linear", 32, (40, 40), 4 * 1640, 0),

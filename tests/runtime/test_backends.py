@@ -134,7 +134,7 @@ def test_not_a_model(tmp_path: Path, backend: str) -> None:
 
 
 def test_wrong_backend_for_a_format(samples: Path) -> None:
-    with pytest.raises(BadInput, match="holds no file for backend 'litert'; it has one for core, executorch"):
+    with pytest.raises(BadInput, match="holds no file for the litert backend; it has one for core, executorch"):
         load(samples / "pair.pte", backend="litert")
     with pytest.raises(BadInput, match="expected auto, core, executorch, litert, onnx"):
         load(samples / "pair.pte", backend="tensorrt")

@@ -253,6 +253,11 @@ def test_name_cut_by_a_nul_byte(good: Path) -> None:
         Bundle.open(good)
 
 
+def test_whole_contents(good: Path) -> None:
+    with Bundle.open(good) as bundle:
+        bundle.verify()
+
+
 def test_wrong_contents(good: Path, cache: Path) -> None:
     data = bytearray(good.read_bytes())
     data[data.index(WEIGHTS) + 77] ^= 1
@@ -262,6 +267,8 @@ def test_wrong_contents(good: Path, cache: Path) -> None:
         for read in (bundle.view, bundle.read, bundle.extract):
             with pytest.raises(BadFile, match=r"good\.edge: model\.pte"):
                 read("model.pte")
+        with pytest.raises(BadFile, match=r"good\.edge: model\.pte"):
+            bundle.verify()
     assert not list(cache.rglob("*.pte"))
 
 

@@ -64,14 +64,15 @@ def test_short(script: str) -> None:
 
 
 def test_camera_classifier_on_a_folder(colour_bundle: Path, tmp_path: Path) -> None:
-    for index, name in enumerate(("red", "green", "blue")):
+    for index, place in enumerate(("red.png", "class/green.png", "blue.png")):
         pixels = np.full((30, 40, 3), 20, np.uint8)
         pixels[..., index] = 230
-        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / place)
     result = run("camera_classifier.py", colour_bundle, tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line.split("\t") for line in result.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["blue.png", "green.png", "red.png"]
+    assert [line[0] for line in lines] == ["blue.png", "class/green.png", "red.png"]
     assert [line[1].split()[0] for line in lines] == ["blue", "green", "red"]
     assert all(len(line) == 4 for line in lines)
 

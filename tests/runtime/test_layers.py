@@ -23,7 +23,7 @@ def test_a_block_with_ternary_four_bit_and_float_layers(programs: Path) -> None:
     program = Program((programs / "edge_block.pte").read_bytes())
     found = [(layer.name, layer.kind, layer.bits, layer.shape, layer.bytes) for layer in program_layers(program)]
     assert found == [
-        ("0 edge::add_quantized", "add_quantized", 8.0, (4, 12), 48),
+        ("0 edge::add_quantized", "constant", 8.0, (4, 12), 48),
         ("2 edge::ternary_linear", "linear", 1.58, (36, 12), 36 * 3),
         ("4 edge::int_linear", "linear", 4.0, (12, 12), 12 * 6),
         ("5 edge::ternary_linear", "linear", 1.58, (20, 12), 20 * 3),

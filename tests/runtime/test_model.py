@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import wave
@@ -29,6 +31,7 @@ from edge.runtime import (
     load,
     write_bundle,
 )
+from edge.runtime.array_file import read_array
 from edge.runtime.backends import core, executorch
 
 BACKENDS = ("core", "executorch", "litert", "onnx")
@@ -77,7 +80,7 @@ def test_auto_prefers_the_core(colour_bundle: Path, samples: Path) -> None:
 
 def test_auto_takes_executorch_for_a_delegate(samples: Path, sample_arrays: SampleArrays) -> None:
     inputs, expected = sample_arrays("pitch")
-    with pytest.raises(Unsupported, match=r"pitch_xnnpack\.pte: core: .*XnnpackBackend"):
+    with pytest.raises(Unsupported, match=r"pte: core: .*XnnpackBackend.*executorch backend \(--backend executorch\)"):
         load(samples / "pitch_xnnpack.pte", backend="core")
     with load(samples / "pitch_xnnpack.pte", threads=2) as model:
         assert model.backend == "executorch"
@@ -109,7 +112,7 @@ def test_backend_without_a_file_in_the_bundle(samples: Path, colour_manifest: Ma
     files = {"model.onnx": samples / "colour.onnx"}
     entries = {"model.onnx": file_entry(files["model.onnx"], ("onnx",), macs=297)}
     write_bundle(tmp_path / "x.edge", replace(colour_manifest, files=entries), files)
-    with pytest.raises(BadInput, match="holds no file for backend 'core'; it has one for onnx"):
+    with pytest.raises(BadInput, match="holds no file for the core backend; it has one for onnx"):
         load(tmp_path / "x.edge", backend="core")
     with load(tmp_path / "x.edge") as model:
         assert model.backend == "onnx" and model.file.endswith("x.edge/model.onnx")
@@ -173,18 +176,84 @@ def test_number_of_arrays(samples: Path) -> None:
     with load(samples / "pair.onnx") as model:
         with pytest.raises(BadInput, match="takes 2 arrays, 1 given"):
             model(np.zeros((2, 3), np.float32))
-        with pytest.raises(BadInput, match="predict needs one input"):
+        with pytest.raises(BadInput, match="predict need one input and one row of class scores"):
             model.predict(np.zeros((2, 3), np.float32))
 
 
-def test_predict_without_a_manifest(samples: Path) -> None:
+def test_predict_takes_the_networks_input_and_array_files(colour_bundle: Path, tmp_path: Path) -> None:
+    pixels = np.full((8, 12, 3), (30, 200, 40), np.uint8)
+    with load(colour_bundle) as model:
+        wanted = model.predict(pixels).scores.tolist()
+        preprocess = model.inputs[0].preprocess  # type: ignore[attr-defined]
+        for name, array in (("pixels", pixels), ("ready", preprocess(pixels))):
+            np.save(tmp_path / f"{name}.npy", array)
+            assert model.predict(array).scores.tolist() == wanted
+            assert model.predict(tmp_path / f"{name}.npy").scores.tolist() == wanted
+        np.save(tmp_path / "wide.npy", preprocess(pixels).astype(np.float64))
+        with pytest.raises(BadInput, match=r"wide\.npy: float64 array .* expected float32"):
+            model.predict(tmp_path / "wide.npy")
+        np.save(tmp_path / "odd.npy", np.zeros((4, 5, 7)))
+        with pytest.raises(BadInput, match=r"odd\.npy: image array of shape \[4, 5, 7\]"):
+            model.predict(tmp_path / "odd.npy")
+
+
+def test_damaged_array_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.arange(12, dtype=np.float32).reshape(3, 4))
+    whole = path.read_bytes()
+    np.testing.assert_array_equal(read_array(path), np.arange(12).reshape(3, 4))
+    objects = tmp_path / "objects.npy"
+    np.save(objects, np.array([{}], dtype=object), allow_pickle=True)
+    archive = tmp_path / "archive.npy"
+    with archive.open("wb") as file:
+        np.savez(file, x=np.zeros(3))
+    for bad in (objects, archive, tmp_path, tmp_path / "none.npy"):
+        with pytest.raises(BadFile, match=re.escape(f"{bad}: ")):
+            read_array(bad)
+    with pytest.raises(BadFile, match="holds Python objects"):
+        read_array(objects)
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BadFile, match=r"x\.npy: "):
+            read_array(path)
+    for header in (
+        b"(3, 4)",
+        b"(3, -4)",
+        b"(1<<60,)",
+        b"(9999999999999, 999999)",
+        b"(True,)",
+        b"3, 4",
+        b"((((((((((",
+        b"\xff",
+    ):
+        path.write_bytes(whole.replace(b"(3, 4)", header))
+        with contextlib.suppress(BadFile):
+            read_array(path)
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        data = bytearray(whole)
+        for at in random.integers(0, len(whole) - 48, random.integers(1, 4)):
+            data[at] = random.integers(256)
+        path.write_bytes(data)
+        with contextlib.suppress(BadFile):
+            read_array(path)
+
+
+def test_predict_without_a_manifest(samples: Path, tmp_path: Path) -> None:
     with load(samples / "colour.pte") as model:
         array = np.full((1, 3, 8, 12), -1, np.float32)
         array[:, 2] = 1
         found = model.predict(array)
         assert (found.label, found.index, found.labels) == ("2", 2, ("0", "1", "2"))
-        with pytest.raises(BadInput, match="has no preprocessing: expected an array, not str"):
-            model.predict("picture.png")
+        np.save(tmp_path / "x.npy", array)
+        assert model.predict(str(tmp_path / "x.npy")).scores.tolist() == found.scores.tolist()
+        with pytest.raises(BadInput, match="has no preprocessing: expected an array, not list"):
+            model.predict([0.0])
+        with pytest.raises(BadFile, match=r"picture\.png: no such file"):
+            model.predict(tmp_path / "picture.png")
+        (tmp_path / "picture.png").touch()
+        with pytest.raises(BadFile, match=r"picture\.png: the model takes arrays: expected a \.npy file"):
+            model.predict(tmp_path / "picture.png")
         with pytest.raises(BadInput, match="NaN or infinity"):
             model.predict(np.full((1, 3, 8, 12), np.nan, np.float32))
 
@@ -202,12 +271,15 @@ def test_bad_paths(tmp_path: Path) -> None:
     for name, message in (
         ("none.edge", "no such bundle"),
         ("none.pte", "no such file"),
-        ("none.txt", r"unknown kind of file: expected \.edge, \.pte, \.tflite, \.onnx"),
+        ("none.txt", "none.txt: no such file"),
+        ("digits", "digits: no such file"),
+        ("text.txt", r"unknown kind of file: expected \.edge, \.pte, \.tflite, \.onnx"),
         ("folder.pte", "folder.pte"),
         ("empty.pte", "0 bytes"),
     ):
         (tmp_path / "folder.pte").mkdir(exist_ok=True)
         (tmp_path / "empty.pte").touch()
+        (tmp_path / "text.txt").touch()
         with pytest.raises(BadFile, match=message):
             load(tmp_path / name)
 

@@ -109,6 +109,21 @@ def test_exif_orientation_is_honoured(tmp_path: Path) -> None:
     assert shown[0].min() == 255 and shown[-1].max() == 0
 
 
+@pytest.mark.parametrize("preprocess", [IMAGE, AUDIO])
+def test_the_networks_input_stays_as_it_is(preprocess: ImagePreprocess | AudioPreprocess) -> None:
+    ready = np.random.default_rng(0).normal(0, 3, preprocess.input_shape).astype(np.float32)
+    for source in (ready, np.asfortranarray(ready), ready.astype(">f4")):
+        found = preprocess(source)
+        np.testing.assert_array_equal(found, ready)
+        assert found.dtype == np.float32 and found.dtype.isnative and found.flags.c_contiguous
+    for dtype in (np.float64, np.uint8):
+        with pytest.raises(BadInput, match=r"network's input shape \[1, .*: expected float32"):
+            preprocess(ready.astype(dtype))
+    ready[0, 0, 0, 0] = np.nan
+    with pytest.raises(BadInput, match="NaN"):
+        preprocess(ready)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -152,8 +167,30 @@ def test_huge_image_is_refused_before_it_is_unpacked(tmp_path: Path, monkeypatch
 def test_without_pillow_arrays_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     assert IMAGE(np.zeros((4, 4), np.uint8)).shape == (1, 3, 6, 9)
+    with pytest.raises(BadInput, match="type int: expected a path"):
+        IMAGE(17)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "webp", "tif", "ppm", "pgm", "avif", "jp2"])
+def test_without_pillow_an_image_is_told_from_what_is_none(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.init()
+    if Image.registered_extensions().get(f".{suffix}") not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no .{suffix}")
+    Image.new("L" if suffix == "pgm" else "RGB", (20, 20)).save(path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingDependency, match=r"pip install 'edge-deploy\[images\]'"):
-        IMAGE("x.png")
+        IMAGE(path)
+    path.write_bytes(b"x" + path.read_bytes())
+    with pytest.raises(BadFile, match=rf"x\.{suffix}: not an image: it does not begin like PNG, JPEG"):
+        IMAGE(path)
+    path.unlink()
+    with pytest.raises(BadFile, match=rf"x\.{suffix}: no such image file"):
+        IMAGE(path)
+    with pytest.raises(BadFile, match="cannot be read"):
+        IMAGE(tmp_path)
 
 
 # ---- sound

@@ -76,9 +76,13 @@ def test_version() -> None:
         (["export", "--limit", "3"], "--limit"),
         (["export", "--kind", "video"], "--kind"),
         (["export", "--float-fraction", "1"], "--float-fraction"),
+        (["export", "--target", "pi9"], "'generic', 'pi-zero'"),
+        (["export", "--formats", "gguf"], "pte,tflite,onnx"),
         (["run"], "BUNDLE"),
+        (["run", "x.edge", "--backend", "tpu"], "'auto', 'core', 'executorch', 'litert', 'onnx'"),
         (["run", "x.edge", "y.png", "--demo"], "--demo"),
         (["bench", "x.edge", "--backends", ","], "--backends"),
+        (["bench", "x.edge", "--backends", "core,tpu"], "tpu: choose among core,executorch,litert,onnx"),
         (["completion", "powershell"], "powershell"),
     ],
 )
@@ -163,20 +167,3 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stdout == "["
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts(shell: str) -> None:
-    result = invoke("completion", shell)
-    assert result.exit_code == 0
-    assert "_EDGE_COMPLETE" in result.stdout
-
-
-def test_completion_knows_commands_and_options() -> None:
-    def complete(words: str, position: int) -> str:
-        environment = {"_EDGE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
-        done = CliRunner().invoke(face.cli, [], prog_name="edge", env=environment)
-        return done.stdout
-
-    assert "plain,export" in complete("edge ex", 1)
-    assert "plain,1.58" in complete("edge export --bits ", 3)

@@ -96,12 +96,72 @@ def test_run_refuses_in_one_line(workspace: Path, program: Path, tmp_path: Path)
     assert "no such" in refused("run", tmp_path / "missing.edge")
     assert "missing.png" in refused("run", bundle, tmp_path / "missing.png")
     assert "missing.npy: no such file" in refused("run", bundle, tmp_path / "missing.npy")
-    assert "not a NumPy array file" in refused("run", bundle, tmp_path / "bad.npy")
+    assert "bad.npy: a damaged NumPy array file" in refused("run", bundle, tmp_path / "bad.npy")
+    (tmp_path / "text.npy").write_text("no array")
+    assert "text.npy: not a NumPy array file" in refused("run", bundle, tmp_path / "text.npy")
     assert "no image, .wav or .npy file" in refused("run", bundle, tmp_path / "empty")
-    assert "expected auto, core" in refused("run", bundle, "--backend", "tpu")
+    assert f"{tmp_path / 'digits'}: no such file" in refused("run", tmp_path / "digits")
+    assert "no file for" not in refused("run", tmp_path / "digits.txt")
     assert "no reference inputs" in refused("run", program)
     line = refused("run", program, tmp_path / "wrong.npy")
-    assert "expected float32" in line and "given float32 [1, 3, 9, 9]" in line
+    assert "wrong.npy: " in line and "expected float32" in line and "given float32 [1, 3, 9, 9]" in line
+    assert "digit.png: the model takes arrays" in refused("run", program, workspace / "digit.png")
+    assert "wrong.npy: image array of shape [1, 3, 9, 9]" in refused("run", bundle, tmp_path / "wrong.npy")
+
+
+def test_run_takes_the_networks_input(workspace: Path, tmp_path: Path) -> None:
+    from edge.runtime import Bundle
+
+    with Bundle.open(workspace / "digits.edge") as bundle:
+        preprocess = bundle.manifest.inputs[0].preprocess
+    assert preprocess is not None
+    np.save(tmp_path / "ready.npy", preprocess(np.load(workspace / "samples" / "seven.npy")))
+    rows = answer("run", "digits.edge", tmp_path / "ready.npy", "samples/seven.npy", cwd=workspace)["results"]
+    assert rows[0]["label"] == "7" and rows[0]["top"] == rows[1]["top"]
+
+
+_NO_PILLOW = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "PIL":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+from edge.sdk.cli import main
+main()
+"""
+
+
+def test_run_without_pillow(workspace: Path, tmp_path: Path) -> None:
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", _NO_PILLOW, "run", "digits.edge", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=workspace)
+
+    (tmp_path / "text.png").write_text("no picture")
+    for words, line in (
+        (["missing.png"], "missing.png: no such image file"),
+        ([tmp_path / "text.png"], "text.png: not an image: it does not begin like PNG"),
+        (["digit.png"], "reading image files needs Pillow: pip install 'edge-deploy[images]'"),
+        (["digit.png", "samples/seven.png"], "reading image files needs Pillow"),
+    ):
+        done = run(*words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+        assert line in done.stderr
+    done = run("samples", "digit.png", "missing.png", "--json")
+    assert done.returncode == 1
+    npy, *rest = json.loads(done.stdout)["results"]
+    assert npy["label"] == "7" and len(rest) == 3 and all("error" in row for row in rest)
+    told = [json.loads(line)["kind"] for line in done.stderr.splitlines()]
+    assert told == ["MissingDependency", "BadFile"], "the missing package is told once"
+
+
+def test_run_one_missing_file_does_not_keep_a_good_one_from_running(workspace: Path) -> None:
+    for words in (["nonexistent.png", "digit.png"], ["digit.png", "nonexistent.png"]):
+        done = edge("run", "digits.edge", *words, cwd=workspace)
+        assert done.returncode == 1
+        (row,) = (line.split() for line in done.stdout.splitlines() if "png" in line)
+        assert row[:2] == ["digit.png", "7"]
+        assert done.stderr == "edge: error: nonexistent.png: no such image file\n"
 
 
 def test_run_one_bad_file_does_not_discard_the_rest(workspace: Path, tmp_path: Path) -> None:
@@ -143,6 +203,21 @@ def test_inspect_a_bundle(workspace: Path) -> None:
     for engine, metric in manifest["metrics"]["engines"].items():
         (row,) = (line.split() for line in shown.splitlines() if line.startswith(f"{engine} "))
         assert row[1:3] == [metric["file"], str(metric["samples"])]
+
+
+@pytest.mark.parametrize("name", ["model.pte", "model.onnx", "reference.npz"])
+def test_inspect_refuses_a_damaged_bundle_as_run_does(workspace: Path, tmp_path: Path, name: str) -> None:
+    data = bytearray((workspace / "digits.edge").read_bytes())
+    with zipfile.ZipFile(workspace / "digits.edge") as archive:
+        info = archive.getinfo(name)
+        start = info.header_offset + 30 + len(name) + int.from_bytes(data[info.header_offset + 28 :][:2], "little")
+        data[start + info.compress_size // 2] ^= 1
+    (tmp_path / "damaged.edge").write_bytes(data)
+    line = refused("inspect", "damaged.edge", cwd=tmp_path)
+    assert f"damaged.edge: {name}: " in line
+    assert "damaged.edge" in json.loads(edge("inspect", "damaged.edge", "--json", cwd=tmp_path).stderr)["error"]
+    run = {"model.onnx": ["--backend", "onnx"]}.get(name, [])
+    assert line == refused("run", "damaged.edge", *run, cwd=tmp_path)
 
 
 def test_inspect_a_program_finds_the_same_ternary_layers(workspace: Path, program: Path) -> None:
@@ -228,6 +303,9 @@ def test_inspect_refuses_in_one_line(tmp_path: Path, program: Path) -> None:
     (tmp_path / "cut.pte").write_bytes(program.read_bytes()[:500])
     (tmp_path / "notes.txt").write_text("x")
     assert "no such file" in refused("inspect", tmp_path / "missing.pte")
+    assert "no such file" in refused("inspect", tmp_path / "missing")
+    (tmp_path / "folder.edge").mkdir()
+    assert "folder.edge: not a file" in refused("inspect", tmp_path / "folder.edge")
     assert "cut.pte" in refused("inspect", tmp_path / "cut.pte")
     assert "expected .edge" in refused("inspect", tmp_path / "notes.txt")
 

@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+#if defined(__x86_64__)
+#include "kernels/avx512vnni/avx512vnni.h"
+#endif
+
 typedef struct candidate {
   const edge_kernels *kernels;
   bool (*runs)(void);
@@ -10,8 +14,18 @@ typedef struct candidate {
 
 static bool always(void) { return true; }
 
+#if defined(__x86_64__)
+static bool has_avx512vnni(void) {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 /* Best first. */
 static const candidate candidates[] = {
+#if defined(__x86_64__)
+    {&edge_kernels_avx512vnni, has_avx512vnni},
+#endif
     {&edge_kernels_scalar, always},
 };
 

@@ -1,0 +1,38 @@
+/* The float kernels for AVX-512, and the table. */
+#include "kernels/avx512vnni/avx512vnni.h"
+
+#if defined(__x86_64__)
+
+#include "kernels/avx512vnni/vector__avx512vnni.h"
+#include "kernels/scalar/scalar.h"
+
+EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
+
+#include "kernels/simd/math.h"
+/* in this order */
+#include "kernels/simd/f32_qd8_quantize.h"
+#include "kernels/simd/f32_rows.h"
+/* which attention builds on */
+#include "kernels/simd/f32_product.h"
+
+EDGE_TARGET_END
+
+const edge_kernels edge_kernels_avx512vnni = {
+    .isa = "avx512vnni",
+    .f32_qd8_quantize = quantize__avx512vnni,
+    .f32_qd8_quantize_columns = quantize_columns__avx512vnni,
+    .qd8_f32_qc2w = {edge_qd8_f32_qc2w_packed_bytes__avx512vnni, edge_qd8_f32_qc2w_pack__avx512vnni,
+                     edge_qd8_f32_qc2w_gemm__avx512vnni},
+    .qd8_f32_qc4w = {.run = edge_qd8_f32_qc4w_gemm__scalar},
+    .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},
+    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,
+                            .quantize = edge_qd8_conv2d_quantize__scalar,
+                            .run = edge_qd8_f32_qc8w_conv2d__scalar},
+    .f32_gemm = gemm__avx512vnni,
+    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_layer_norm = layer_norm__avx512vnni,
+    .f32_softmax = softmax__avx512vnni,
+    .f32_attention = {attention_scratch_bytes__avx512vnni, attention__avx512vnni},
+};
+
+#endif

@@ -1,0 +1,73 @@
+/* Sixteen lanes in one AVX-512 register: what kernels/simd is written over. See simd/README.md for the names. */
+#ifndef EDGE_VECTOR_AVX512VNNI_H
+#define EDGE_VECTOR_AVX512VNNI_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/simd/target.h"
+
+#define EDGE_SIMD(name) name##__avx512vnni
+#define EDGE_AVX512VNNI "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
+
+/* Rows and vectors of a float tile: 24 of the 32 registers hold sums. */
+#define EDGE_TILE_ROWS 12
+#define EDGE_TILE_VECTORS 2
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __mmask16 vm;
+
+EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
+
+EDGE_INLINE vm vm_first(size_t n) { return (vm)((1u << n) - 1u); }
+EDGE_INLINE vm vm_either(vm a, vm b) { return (vm)(a | b); }
+EDGE_INLINE int vm_any(vm a) { return a != 0; }
+
+EDGE_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
+EDGE_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+EDGE_INLINE vf vf_load_first(const float *p, size_t n) { return _mm512_maskz_loadu_ps(vm_first(n), p); }
+EDGE_INLINE void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+EDGE_INLINE void vf_store_first(float *p, vf x, size_t n) { _mm512_mask_storeu_ps(p, vm_first(n), x); }
+EDGE_INLINE vf vf_first(vf x, size_t n) { return _mm512_maskz_mov_ps(vm_first(n), x); }
+EDGE_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+EDGE_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+EDGE_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+EDGE_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+EDGE_INLINE vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
+EDGE_INLINE vf vf_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+EDGE_INLINE vf vf_neg(vf a) { return _mm512_xor_ps(_mm512_set1_ps(-0.0f), a); }
+EDGE_INLINE vf vf_rint(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_CUR_DIRECTION | _MM_FROUND_NO_EXC); }
+EDGE_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
+EDGE_INLINE vm vf_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+EDGE_INLINE vm vf_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+EDGE_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+EDGE_INLINE float vf_fold(vf x) {
+  __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+EDGE_INLINE float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
+
+EDGE_INLINE vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
+EDGE_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
+EDGE_INLINE void vi_store(int32_t *p, vi x) { _mm512_storeu_si512(p, x); }
+EDGE_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+EDGE_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+EDGE_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+EDGE_INLINE vi vi_half(vi a) { return _mm512_srai_epi32(a, 1); }
+EDGE_INLINE int32_t vi_fold(vi x) { return _mm512_reduce_add_epi32(x); }
+EDGE_INLINE vf vi_to_float(vi x) { return _mm512_cvtepi32_ps(x); }
+EDGE_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
+EDGE_INLINE vf vi_pow2(vi n) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
+}
+EDGE_INLINE vi vi_load_codes(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
+
+EDGE_TARGET_END
+#endif

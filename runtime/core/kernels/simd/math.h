@@ -1,0 +1,85 @@
+/* math_f32.h over sixteen lanes, operation by operation. Included after a vector header, between its targets. */
+#include "kernels/math_f32.h"
+
+EDGE_INLINE vf v_poly(vf p, vf x, float c) { return vf_add(vf_mul(p, x), vf_set(c)); }
+
+EDGE_INLINE vf v_exp(vf x) {
+  const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
+  const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
+  vf p = v_poly(vf_set(0.0013950492f), r, 0.00836889f);
+  p = v_poly(p, r, 0.041666206f);
+  p = v_poly(p, r, 0.16666518f);
+  p = v_poly(p, r, 0.5f);
+  p = vf_add(vf_mul(p, vf_mul(r, r)), r);
+  p = vf_add(p, vf_set(1.0f));
+  const vi exponent = vf_to_int(n), half = vi_half(exponent);
+  vf y = vf_mul(vf_mul(p, vi_pow2(half)), vi_pow2(vi_sub(exponent, half)));
+  y = vf_select(vf_less(vf_set(88.72283f), x), vf_set(INFINITY), y);
+  y = vf_select(vf_less(x, vf_set(-87.33654f)), vf_set(0.0f), y);
+  return vf_select(vf_nan(x), x, y);
+}
+
+EDGE_INLINE vf v_with_sign_of(vf y, vf x) { return vf_select(vf_less(x, vf_set(0.0f)), vf_neg(y), y); }
+
+EDGE_INLINE vf v_tanh(vf x) {
+  const vf a = vf_abs(x), z = vf_mul(x, x);
+  vf p = v_poly(vf_set(-0.0057170447f), z, 0.020650586f);
+  p = v_poly(p, z, -0.053743497f);
+  p = v_poly(p, z, 0.13331491f);
+  p = v_poly(p, z, -0.33333284f);
+  p = vf_add(vf_mul(vf_mul(p, z), x), x);
+  const vf e = v_exp(vf_add(a, a));
+  const vf y = vf_sub(vf_set(1.0f), vf_div(vf_set(2.0f), vf_add(e, vf_set(1.0f))));
+  return vf_select(vf_less(a, vf_set(0.625f)), p, v_with_sign_of(y, x));
+}
+
+EDGE_INLINE vf v_erf(vf x) {
+  const vf a = vf_abs(x), z = vf_mul(x, x);
+  vf small = v_poly(vf_set(7.889123e-05f), z, -0.0008020842f);
+  small = v_poly(small, z, 0.0051895357f);
+  small = v_poly(small, z, -0.026854444f);
+  small = v_poly(small, z, 0.112836f);
+  small = v_poly(small, z, -0.37612626f);
+  small = v_poly(small, z, 0.12837917f);
+  small = vf_add(vf_mul(small, x), x);
+  const vm is_small = vf_less(a, vf_set(1.0f));
+  vf p = v_poly(vf_set(0.00018557407f), a, -0.002939608f);
+  p = v_poly(p, a, 0.02180532f);
+  p = v_poly(p, a, -0.10303737f);
+  p = v_poly(p, a, -0.6382257f);
+  p = v_poly(p, a, -1.12704f);
+  p = v_poly(p, a, -0.00035371876f);
+  vf y = vf_sub(vf_set(1.0f), v_exp(p));
+  y = vf_select(vf_less(vf_set(4.0f), a), vf_set(1.0f), y);
+  return vf_select(is_small, small, v_with_sign_of(y, x));
+}
+
+EDGE_INLINE vf v_clamp(vf x, float low, float high) {
+  const vf y = vf_select(vf_less(vf_set(high), x), vf_set(high), x);
+  return vf_select(vf_less(x, vf_set(low)), vf_set(low), y);
+}
+
+EDGE_INLINE vf v_one_plus_exp_neg(vf x) { return vf_add(vf_set(1.0f), v_exp(vf_neg(x))); }
+
+/* `activation` is one of EDGE_ACT_*. */
+EDGE_INLINE vf v_activate(vf x, int activation) {
+  switch (activation) {
+    case EDGE_ACT_RELU: return vf_select(vf_less(x, vf_set(0.0f)), vf_set(0.0f), x);
+    case EDGE_ACT_GELU_ERF: {
+      const vf erf = v_erf(vf_mul(x, vf_set(0.70710678f)));
+      return vf_mul(vf_mul(vf_set(0.5f), x), vf_add(vf_set(1.0f), erf));
+    }
+    case EDGE_ACT_GELU_TANH: {
+      const vf cube = vf_mul(vf_set(0.044715f), vf_mul(vf_mul(x, x), x));
+      const vf tanh = v_tanh(vf_mul(vf_set(0.79788456f), vf_add(x, cube)));
+      return vf_mul(vf_mul(vf_set(0.5f), x), vf_add(vf_set(1.0f), tanh));
+    }
+    case EDGE_ACT_SILU: return vf_div(x, v_one_plus_exp_neg(x));
+    case EDGE_ACT_RELU6: return v_clamp(x, 0.0f, 6.0f);
+    case EDGE_ACT_HARDSWISH:
+      return vf_div(vf_mul(x, v_clamp(vf_add(x, vf_set(3.0f)), 0.0f, 6.0f)), vf_set(6.0f));
+    case EDGE_ACT_SIGMOID: return vf_div(vf_set(1.0f), v_one_plus_exp_neg(x));
+    case EDGE_ACT_TANH: return v_tanh(x);
+    default: return x;
+  }
+}
