@@ -6,13 +6,6 @@
  * matrix product whose rows are pixels and whose depth is these runs, each rounded up to a whole number of quads, where
  * the weights are 0. A depthwise one takes sixteen channels as lanes. Others are the scalar kernel's.
  *
- * The file that includes this defines before
- *   conv_code              the type of a dense image's code (a depthwise one's is int8_t), and CONV_ZERO, which is
- *                          added to each
- *   conv_weight            the type of a dense weight; a quad of 64 outputs is EDGE_PANEL * 4 of them
- * and gives conv_quad_place(o, i), where in a quad value i of output o lies, and
- *   conv_sums(layout, correction, weight, pixel, rows, groups, sums)
- *                          of `rows` pixels and the first 16 * groups outputs of a panel, at sums[row * EDGE_PANEL + o]
  */
 
 /* Pixels of one block of sums. */
@@ -22,12 +15,9 @@
 
 typedef struct conv_layout {
   bool depthwise;
-  size_t code_bytes;             /* of a code in the image */
-  size_t rows, pitch;            /* of the padded image; codes from one row to the next */
-  size_t runs_h, runs_w;         /* runs of codes that a pixel meets, down and across */
-  size_t run_h_step, run_w_step; /* codes from one to the next */
-  size_t run, quads;             /* codes in a run; quads of it */
-  size_t panels;                 /* of 64 outputs */
+  size_t rows, pitch; /* of the padded image; codes from one row to the next */
+  dense_runs runs;    /* of codes that a pixel meets */
+  size_t panels;      /* of 64 outputs */
 } conv_layout;
 
 static conv_layout layout_of(const edge_conv2d *shape) {
@@ -35,17 +25,18 @@ static conv_layout layout_of(const edge_conv2d *shape) {
   const size_t channels = (size_t)shape->channels;
   conv_layout layout = {
       .depthwise = shape->groups != 1,
-      .code_bytes = shape->groups != 1 ? 1 : sizeof(conv_code),
       .rows = (size_t)shape->height + 2 * (size_t)shape->padding_h,
       .pitch = ((size_t)shape->width + 2 * (size_t)shape->padding_w) * channels,
-      .runs_h = (size_t)shape->kernel_h,
-      .runs_w = dilated ? (size_t)shape->kernel_w : 1,
-      .run_w_step = (size_t)shape->dilation_w * channels,
-      .run = dilated ? channels : (size_t)shape->kernel_w * channels,
-      .panels = ((size_t)shape->out_channels + EDGE_PANEL - 1) / EDGE_PANEL,
+      .runs =
+          {
+              .down = (size_t)shape->kernel_h,
+              .across = dilated ? (size_t)shape->kernel_w : 1,
+              .across_step = (size_t)shape->dilation_w * channels,
+              .quads = ((dilated ? channels : (size_t)shape->kernel_w * channels) + 3) / 4,
+          },
+      .panels = dense_panels((size_t)shape->out_channels),
   };
-  layout.run_h_step = (size_t)shape->dilation_h * layout.pitch;
-  layout.quads = (layout.run + 3) / 4;
+  layout.runs.down_step = (size_t)shape->dilation_h * layout.pitch;
   return layout;
 }
 
@@ -56,23 +47,17 @@ static bool serves(const edge_conv2d *shape) {
   return shape->groups == 1 || (shape->groups == shape->channels && shape->out_channels == shape->channels);
 }
 
-static size_t panel_weights(const conv_layout *layout) {
-  return layout->runs_h * layout->runs_w * layout->quads * EDGE_PANEL * 4;
-}
-
-/* Dense: a correction for each output, then the panels. Depthwise: the taps, each of all channels. */
+/* Depthwise: the taps, each of all channels. */
 size_t EDGE_SIMD(edge_qd8_conv2d_packed_bytes)(const edge_conv2d *shape) {
   if (!serves(shape)) return 0;
   const conv_layout layout = layout_of(shape);
-  if (layout.depthwise) {
-    return (size_t)shape->kernel_h * (size_t)shape->kernel_w * (layout.panels * EDGE_PANEL);
-  }
-  return layout.panels * (EDGE_PANEL * sizeof(int32_t) + panel_weights(&layout) * sizeof(conv_weight));
+  if (!layout.depthwise) return dense_bytes(&layout.runs, (size_t)shape->out_channels);
+  return (size_t)shape->kernel_h * (size_t)shape->kernel_w * (layout.panels * EDGE_PANEL);
 }
 
 size_t EDGE_SIMD(edge_qd8_conv2d_image_bytes)(const edge_conv2d *shape) {
   const conv_layout layout = layout_of(shape);
-  return (layout.rows * layout.pitch + CONV_SLACK) * layout.code_bytes;
+  return layout.rows * layout.pitch + CONV_SLACK;
 }
 
 void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const int8_t *weight, void *packed) {
@@ -86,22 +71,16 @@ void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const int8_t *wei
     }
     return;
   }
-  int32_t *correction = packed;
-  conv_weight *panels = (conv_weight *)(correction + layout.panels * EDGE_PANEL);
   for (size_t o = 0; o < (size_t)shape->out_channels; ++o) {
-    conv_weight *panel = panels + o / EDGE_PANEL * panel_weights(&layout);
-    int32_t sum = 0;
     for (size_t c = 0; c < channels; ++c) {
-      for (size_t kh = 0; kh < layout.runs_h; ++kh) {
+      for (size_t kh = 0; kh < layout.runs.down; ++kh) {
         for (size_t kw = 0; kw < (size_t)shape->kernel_w; ++kw) {
-          const size_t run = layout.runs_w == 1 ? kh : kh * layout.runs_w + kw;
-          const size_t at = layout.runs_w == 1 ? kw * channels + c : c;
-          panel[(run * layout.quads + at / 4) * EDGE_PANEL * 4 + conv_quad_place(o % EDGE_PANEL, at % 4)] = *weight;
-          sum += *weight++;
+          const bool whole = layout.runs.across == 1;
+          dense_put(&layout.runs, packed, layout.panels, o, whole ? kh : kh * layout.runs.across + kw,
+                    whole ? kw * channels + c : c, *weight++);
         }
       }
     }
-    correction[o] = -CONV_ZERO * sum;
   }
 }
 
@@ -127,12 +106,7 @@ void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *
   }
   *row_scale = (1.0f / vf_largest(largest)) * 127.0f;
   const vf scale = vf_set(*row_scale);
-  conv_code *dense = image;
-  if (layout.depthwise || CONV_ZERO == 0) {
-    memset(image, 0, EDGE_SIMD(edge_qd8_conv2d_image_bytes)(shape));
-  } else {
-    memset(image, CONV_ZERO, EDGE_SIMD(edge_qd8_conv2d_image_bytes)(shape));
-  }
+  memset(image, 0, EDGE_SIMD(edge_qd8_conv2d_image_bytes)(shape));
   for (size_t y = 0; y < (size_t)shape->height; ++y) {
     const size_t row = (y + (size_t)shape->padding_h) * layout.pitch + (size_t)shape->padding_w * channels;
     for (size_t p = 0; p < width; p += 16) {
@@ -142,14 +116,9 @@ void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *
         vf t[16];
         conv_codes(x + c * plane + y * width + p, plane, some, pixels, scale, t);
         for (size_t i = 0; i < pixels; ++i) {
-          const size_t at = row + (p + i) * channels + c;
           int8_t codes[16];
           vi_store_codes(codes, vf_to_int(t[i]));
-          if (layout.depthwise) {
-            memcpy((int8_t *)image + at, codes, some);
-          } else {
-            for (size_t j = 0; j < some; ++j) dense[at + j] = (conv_code)(codes[j] + CONV_ZERO);
-          }
+          memcpy((int8_t *)image + row + (p + i) * channels + c, codes, some);
         }
       }
     }
@@ -164,7 +133,7 @@ EDGE_INLINE void depthwise_tile(const size_t rows, const edge_conv2d *shape, con
   for (size_t r = 0; r < rows; ++r) sum[r] = vi_set(0);
   for (size_t kh = 0; kh < (size_t)shape->kernel_h; ++kh) {
     for (size_t kw = 0; kw < (size_t)shape->kernel_w; ++kw, weight += layout->panels * EDGE_PANEL) {
-      const size_t at = kh * layout->run_h_step + kw * layout->run_w_step + channel;
+      const size_t at = kh * layout->runs.down_step + kw * layout->runs.across_step + channel;
       const vi w = vi_load_codes(weight + channel);
       EDGE_UNROLL
       for (size_t r = 0; r < rows; ++r) sum[r] = vi_add(sum[r], vi_mul(w, vi_load_codes(pixel[r] + at)));
@@ -191,16 +160,14 @@ void EDGE_SIMD(edge_qd8_conv2d)(const edge_qd8_conv2d *conv, size_t first, size_
   const edge_conv2d *shape = &conv->shape;
   const conv_layout layout = layout_of(shape);
   const size_t width = (size_t)shape->out_width, end = last * width, channels = (size_t)shape->out_channels;
-  const int32_t *correction = conv->weight;
-  const conv_weight *panels = (const conv_weight *)(correction + layout.panels * EDGE_PANEL);
   edge_row row[CONV_PIXELS];
   for (size_t i = 0; i < CONV_PIXELS; ++i) row[i] = (edge_row){conv->row_scale, 0};
   for (size_t begin = first * width; begin < end; begin += CONV_PIXELS) {
     const size_t rows = end - begin < CONV_PIXELS ? end - begin : CONV_PIXELS;
-    const void *pixel[CONV_PIXELS];
+    const int8_t *pixel[CONV_PIXELS];
     for (size_t r = 0; r < rows; ++r) {
       const size_t y = (begin + r) / width * (size_t)shape->stride_h, x = (begin + r) % width * (size_t)shape->stride_w;
-      pixel[r] = (const char *)conv->image + (y * layout.pitch + x * (size_t)shape->channels) * layout.code_bytes;
+      pixel[r] = (const int8_t *)conv->image + y * layout.pitch + x * (size_t)shape->channels;
     }
     /* What is left to do is that of a matrix product whose outputs of one column lie side by side. */
     const size_t plane = (size_t)shape->out_height * width;
@@ -214,10 +181,9 @@ void EDGE_SIMD(edge_qd8_conv2d)(const edge_qd8_conv2d *conv, size_t first, size_
       _Alignas(64) int32_t sums[CONV_PIXELS * EDGE_PANEL];
       const size_t o = p * EDGE_PANEL, count = channels - o < EDGE_PANEL ? channels - o : EDGE_PANEL;
       if (layout.depthwise) {
-        depthwise_sums(shape, &layout, conv->weight, (const int8_t *const *)pixel, rows, o, count, sums);
+        depthwise_sums(shape, &layout, conv->weight, pixel, rows, o, count, sums);
       } else {
-        conv_sums(&layout, correction + o, panels + p * panel_weights(&layout), (const conv_code *const *)pixel, rows,
-                  (count + 15) / 16, sums);
+        dense_sums(&layout.runs, conv->weight, layout.panels, p, pixel, rows, count, sums);
       }
       v_finish(&rest, sums, 0, o, count);
     }
