@@ -15,6 +15,7 @@ from edge.export.data.dataset import Dataset, Shape, Split, evenly
 from edge.export.data.files import Files
 from edge.export.data.layout import Plan
 from edge.export.progress import Progress
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency
 from edge.runtime.image import MAX_PIXELS
 from edge.runtime.preprocess import ImagePreprocess
@@ -93,7 +94,7 @@ def load_images(
             raise
         # Pillow decodes late, and its decoders raise all of these on damaged files.
         except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError) as error:
-            raise BadFile(f"{files.path}: {name}: damaged image: {str(error).splitlines()[0]}") from None
+            raise BadFile(f"{files.path}: {name}: damaged image: {first_line(error)}") from None
         if done % 256 == 0 or done + 1 == len(names):
             progress.update(done + 1)
     assert x is not None and preprocess is not None  # a plan is never empty
@@ -150,7 +151,7 @@ def open_picture(data: bytes, where: str) -> Any:
     except Image.DecompressionBombError as error:
         raise BadFile(f"{where}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         reason = "not an image" if "cannot identify" in text else f"damaged image: {text}"
         raise BadFile(f"{where}: {reason}") from None
 
