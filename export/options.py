@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,12 @@ class ExportResult:
     report: Path | None = None
 
 
+def as_typed(name: str) -> str:
+    """How people type a field of `ExportOptions`, for messages: "batch_size" is "--batch-size"; other names stay."""
+    typed = {field.name for field in fields(ExportOptions)} - {"model", "verify_samples"}
+    return f"--{name.replace('_', '-')}" if name in typed else name
+
+
 def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[str, ...]:
     """Refuses what cannot work.
 
@@ -127,11 +133,11 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         MissingDependency: a format that was asked for, or .pte, needs a package that is not installed.
     """
     if options.bits not in BITS:
-        raise BadInput(f"bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
     if options.tflite_bits not in (2, 4, 8):
-        raise BadInput(f"tflite_bits: {options.tflite_bits} is not one of 2, 4, 8")
+        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
     if options.bitlinear_compat and options.bits != 1.58:
-        raise BadInput(f"bitlinear_compat: exists for 1.58 bits only, not for {options.bits:g}")
+        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
     check_identity(options.name or "model", options.version, options.license)
     if options.output.suffix != ".edge":
         raise BadInput(f"{options.output}: a bundle's name ends in .edge: -o {options.output}.edge")
@@ -146,7 +152,7 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         raise BadInput(f"{options.pretrained}: no such checkpoint")
     unknown = sorted(set(options.formats or ()) - set(FORMATS))
     if unknown:
-        raise BadInput(f"formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
     target = find_target(options.target)
     formats = []
     for name in options.formats or FORMATS:

@@ -199,6 +199,6 @@ def _split(
         test = test[evenly(y[test], max(1, limit - share), rng)]
     absent = np.setdiff1d(np.unique(y), np.unique(y[train]))
     if len(absent):
-        why = "the limit leaves it none" if limit is not None else "only test samples"
+        why = f"--limit {limit} leaves it none" if limit is not None else "only test samples"
         raise BadInput(f"{path}: class {absent[0]} has no training sample ({why})")
     return train, test, words

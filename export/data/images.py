@@ -43,7 +43,7 @@ def load_digits(input_shape: Shape | None, test_fraction: float, seed: int, limi
         # Both parts of a stratified split need one of every class.
         least = math.ceil(10 / min(test_fraction, 1 - test_fraction))
         if limit < least:
-            raise BadInput(f"digits: a limit of {limit} samples is too small for 10 classes: use at least {least}")
+            raise BadInput(f"digits: --limit {limit} is too small for 10 classes: use at least {least}")
         chosen = evenly(y, limit, np.random.default_rng(seed))
         x, y = x[chosen], y[chosen]
     # scikit-learn's own split, so that anyone can hold out the very same samples for another model.
@@ -86,7 +86,7 @@ def load_images(
             preprocess = plain_preprocess(input_shape, _natural_shape(picture))
             shape = (len(names), preprocess.height, preprocess.width, preprocess.channels)
             if int(np.prod(shape, dtype=np.int64)) > MAX_BYTES:
-                raise BadInput(f"{files.path}: {len(names)} pictures of {shape[1:]} need over 16 GB: use a limit")
+                raise BadInput(f"{files.path}: {len(names)} pictures of {shape[1:]} need over 16 GB: use --limit")
             x = np.zeros(shape, np.uint8)
         try:
             x[position[name]] = preprocess.decode(picture)

@@ -70,7 +70,12 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 )
 @click.option("--target", default="generic", show_default=True, help="Machine it is meant for; see edge targets.")
 @click.option("--formats", type=FormatList(), help="Files to write, as pte,onnx.  [default: what the target runs]")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Leave modules whose name matches in float. Repeatable.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave the modules of this name, with all under them, in float; head.* says the same as head. Repeatable.",
+)
 @click.option(
     "--measure",
     type=click.Choice(["median", "mean"]),
