@@ -11,7 +11,7 @@ from typing import Any
 
 from edge.runtime.errors import BadInput, MissingDependency
 from edge.runtime.manifest import Manifest, check_identity
-from edge.runtime.target import FORMAT_ENGINES, find_target
+from edge.runtime.target import FORMAT_ENGINES, Target, find_target
 
 FORMATS = tuple(FORMAT_ENGINES)
 BITS = (1.58, 2, 4, 8, 32)
@@ -30,7 +30,8 @@ class ExportOptions:
     Attributes:
         model: a name from `edge models`, or "path/to/file.py:factory".
         bits: 1.58, 2, 4, 8, or 32 (float).
-        data: "digits", or the path of an image folder, archive, .npz or WAV folder.
+        data: "digits", or the path of an image folder, archive, .npz or WAV folder; None for the digits, which is said
+            unless the model is the default one.
         output: the bundle to write; its name ends in .edge.
         keep: patterns of layers that stay float, beyond the model's own.
         measure: "median" or "mean", the scale of ternary weights.
@@ -59,7 +60,7 @@ class ExportOptions:
 
     model: str = "cct_2_3x2"
     bits: float = 1.58
-    data: str = "digits"
+    data: str | None = None
     output: Path = Path("model.edge")
     keep: tuple[str, ...] = ()
     measure: str = "median"
@@ -112,6 +113,21 @@ class ExportResult:
     report: Path | None = None
 
 
+def check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
+    """Refuses formats that were asked for though no engine of the target reads them.
+
+    Raises:
+        BadInput: names them.
+    """
+    unread = [f".{name}" for name in formats or () if name in FORMATS and name not in target.formats]
+    if unread:
+        readable = ",".join(target.formats)
+        raise BadInput(
+            f"--formats: no engine of --target {target.name} reads {' or '.join(unread)}: "
+            f"use --formats {readable}, or another target"
+        )
+
+
 def as_typed(name: str) -> str:
     """How people type a field of `ExportOptions`, for messages: "batch_size" is "--batch-size"; other names stay."""
     typed = {field.name for field in fields(ExportOptions)} - {"model", "verify_samples"}
@@ -154,16 +170,17 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
     if unknown:
         raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
     target = find_target(options.target)
+    check_formats(options.formats, target)
     formats = []
     for name in options.formats or FORMATS:
         module, extra = _NEEDS[name]
-        if importlib.util.find_spec(module) is None:
+        if name not in target.formats:
+            note(f"left out .{name}: no engine of target {target.name} reads it")
+        elif importlib.util.find_spec(module) is None:
             advice = f".{name} needs {module}: pip install '{extra}'"
             if options.formats is not None or name == "pte":
                 raise MissingDependency(advice)
             note(f"left out {advice}")
-        elif options.formats is None and name not in target.formats:
-            note(f"left out .{name}: no engine of target {target.name} reads it")
         else:
             formats.append(name)
     return tuple(formats)

@@ -93,6 +93,7 @@ class _Export:
     def run(self) -> ExportResult:
         started = time.monotonic()
         formats = check_options(self.options, self._note)
+        self._tell_missing_checkpoint()
         threads = self.options.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         try:
@@ -142,21 +143,38 @@ class _Export:
         self.notes.append(text)
         self.progress.note(text)
 
+    @property
+    def _has_twin(self) -> bool:
+        return self.options.float_twin and self.options.bits != 32 and self.options.epochs != 0
+
+    def _tell_missing_checkpoint(self) -> None:
+        """Says so if there is nothing to resume from: a mistyped -o would cost a training without a word."""
+        if not self.options.resume:
+            return
+        own, twin = _checkpoint(self.options), _checkpoint(self.options, twin=True)
+        if not own.exists():
+            self._note(f"--resume: there is no checkpoint {own}: training starts from the beginning")
+        elif self._has_twin and not twin.exists():
+            self._note(f"--resume: there is no checkpoint {twin}: the float twin starts from the beginning")
+
     def _model_and_data(self) -> tuple[ModelSpec, Dataset, dict[str, Any]]:
         options = self.options
         info = resolve(options.model)  # a wrong name is told before the data is read
+        data = options.data or "digits"
+        if options.data is None and options.model != ExportOptions.model:
+            self._note("no --data given: training on scikit-learn's handwritten digits")
         arguments: dict[str, Any] = {
-            "input_shape": info.shape_for(options.data, options.input_size),
+            "input_shape": info.shape_for(data, options.input_size),
             "kind": options.kind or (None if info.preprocess == "any" else info.preprocess),
             "seed": options.seed,
             "limit": options.limit,
         }
-        self.progress.stage(f"read {options.data}")
+        self.progress.stage(f"read {data}")
         with self._timed("data"):
-            dataset = load_dataset(options.data, **arguments, progress=self.progress)
+            dataset = load_dataset(data, **arguments, progress=self.progress)
         shape = [int(size) for size in dataset.input_shape]
         spec = ModelSpec(options.model, {"num_classes": len(dataset.labels), "input_shape": shape})
-        return spec, dataset, {"spec": str(options.data), **arguments}
+        return spec, dataset, {"spec": data, **arguments}
 
     def _quantization(self, spec: ModelSpec) -> QuantConfig:
         options = self.options
@@ -191,7 +209,7 @@ class _Export:
             for note in load_pretrained(model, options.pretrained):
                 self._note(f"{options.pretrained.name}: {note}")
         twin = None
-        if options.float_twin and options.bits != 32 and config.epochs > 0:
+        if self._has_twin:
             twin = self._start_twin(spec, model, data_arguments, config)
             torch.set_num_threads(max(1, threads - 1))
         model = ternarize(model, config=quantization)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.runtime.errors import BadInput
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -53,9 +54,8 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 )
 @click.option(
     "--data",
-    default="digits",
-    show_default=True,
-    help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.",
+    help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.  "
+    "[default: digits]",
 )
 @click.option(
     "--kind",
@@ -69,7 +69,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     help="The bundle to write; its name ends in .edge.  [default: MODEL.edge]",
 )
 @click.option("--target", default="generic", show_default=True, help="Machine it is meant for; see edge targets.")
-@click.option("--formats", type=FormatList(), help="Files to write, as pte,onnx.  [default: what the target runs]")
+@click.option("--formats", type=FormatList(), help="Files to write, as pte,onnx.  [default: what the target reads]")
 @click.option(
     "--keep",
     multiple=True,
@@ -116,7 +116,11 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     help="Use at most this many samples, training and test together, for a quick try; the digits need at least 50.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for training.  [default: all cores]")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted export left.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint that an interrupted export left, if it did.",
+)
 @click.option(
     "--pretrained",
     type=click.Path(path_type=Path),
@@ -145,7 +149,12 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
     from edge.runtime.target import find_target
 
     target = find_target(options["target"])
-    from edge.export.options import ExportOptions
+    from edge.export.options import ExportOptions, check_formats
+
+    try:
+        check_formats(options["formats"], target)
+    except BadInput as error:
+        raise click.UsageError(str(error)) from None
     from edge.export.pipeline import export_model
     from edge.sdk.console import progress
 
