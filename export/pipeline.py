@@ -174,7 +174,7 @@ class _Export:
             dataset = load_dataset(data, **arguments, progress=self.progress)
         shape = [int(size) for size in dataset.input_shape]
         spec = ModelSpec(options.model, {"num_classes": len(dataset.labels), "input_shape": shape})
-        return spec, dataset, {"spec": data, **arguments}
+        return spec, dataset, {"spec": str(data), **arguments}
 
     def _quantization(self, spec: ModelSpec) -> QuantConfig:
         options = self.options
