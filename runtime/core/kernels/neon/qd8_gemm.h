@@ -1,0 +1,119 @@
+/* The body of the integer GEMM kernels for ARM: included once by each of them, with EDGE_BITS, EDGE_GROUP, EDGE_ISA and
+ * the tile functions of an instruction set defined.
+ *
+ * Weights of 2 and 4 bits are unpacked, a panel's DEPTH at a time, into a buffer that the nearest cache holds, and then
+ * meet all rows. A single row is multiplied without the detour. The codes as they are stored (0 .. 3, 0 .. 15) are
+ * multiplied; the zero point is taken off at the end, as in scalar/qd8_f32_qc2w_gemm.c.
+ *
+ * An instruction set defines
+ *
+ *   arrange(rows, depth, codes, padded, to)     writes the rows of activations in the order that `tiles` wants them,
+ *                                               if ARRANGED_BYTES > 0
+ *   tiles(rows, depth, codes, padded, weights, add, sums)
+ *                                               all rows and one block of unpacked weights; adds to the sums or sets
+ *                                               them: sums[r * EDGE_PANEL + j] for output j of the block
+ *   row_tile(depth, codes, set, sums)           one row and one set of packed weights (2 and 4 bits): all its fields;
+ *                                               sums[j] for output j of the panel that is in the set
+ */
+#include "kernels/scalar/epilogue.h"
+
+/* Values of k that are unpacked at a time: 16 KB. A multiple of what every kernel may add up in 16 bits. */
+#define DEPTH 256
+
+#if EDGE_BITS < 8
+EDGE_INLINE void store_fields(const int f, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, int8_t *to) {
+  vst1q_s8(to, field_of(a, f));
+  vst1q_s8(to + 16, field_of(b, f));
+  vst1q_s8(to + 32, field_of(c, f));
+  vst1q_s8(to + 48, field_of(d, f));
+}
+
+/* Groups first .. first + count - 1 of a panel: unpacked[block][group][register][byte]. */
+EDGE_INLINE void unpack(const uint8_t *panel, size_t groups, size_t first, size_t count, int8_t *unpacked) {
+  for (size_t v = 0; v < SETS; ++v) {
+    const uint8_t *from = panel + (v * groups + first) * BLOCK_BYTES;
+    int8_t *to = unpacked + v * count * BLOCK_BYTES;
+    const size_t field = SETS * count * BLOCK_BYTES;
+    for (size_t g = 0; g < count; ++g, from += BLOCK_BYTES, to += BLOCK_BYTES) {
+      const uint8x16_t a = vld1q_u8(from), b = vld1q_u8(from + 16), c = vld1q_u8(from + 32), d = vld1q_u8(from + 48);
+      store_fields(0, a, b, c, d, to);
+      store_fields(1, a, b, c, d, to + field);
+#if EDGE_BITS == 2
+      store_fields(2, a, b, c, d, to + 2 * field);
+      store_fields(3, a, b, c, d, to + 3 * field);
+#endif
+    }
+  }
+}
+#endif
+
+/* The sums of a panel's first `blocks` blocks. */
+EDGE_INLINE void panel_sums(const edge_qd8_gemm *gemm, const uint8_t *panel, size_t blocks, const int8_t *arranged,
+                            int8_t *rearranged, int32_t *sums) {
+  const size_t depth = depth_of(gemm->k), groups = depth / GROUP;
+#if EDGE_BITS < 8
+  if (gemm->rows == 1) {
+    for (size_t v = 0; v < SETS && v < blocks; ++v) {
+      row_tile(depth, gemm->codes, panel + v * groups * BLOCK_BYTES, sums + v * BLOCK);
+    }
+    return;
+  }
+#endif
+  for (size_t start = 0; start < depth; start += DEPTH) {
+    const size_t count = depth - start < DEPTH ? depth - start : DEPTH;
+#if EDGE_BITS < 8
+    int8_t weights[EDGE_PANEL * DEPTH];
+    unpack(panel, groups, start / GROUP, count / GROUP, weights);
+    const size_t step = count / GROUP * BLOCK_BYTES;
+#else
+    const int8_t *weights = (const int8_t *)panel + start / GROUP * BLOCK_BYTES;
+    const size_t step = groups * BLOCK_BYTES;
+#endif
+    const int8_t *codes = gemm->codes + start;
+    if (ARRANGED_BYTES > 0) {
+      codes = arranged;
+      if (arranged == NULL) {
+        arrange(gemm->rows, count, gemm->codes + start, gemm->padded, rearranged);
+        codes = rearranged;
+      }
+    }
+    for (size_t b = 0; b < blocks; ++b) {
+      tiles(gemm->rows, count, codes, gemm->padded, weights + b * step, start > 0, sums + b * BLOCK);
+    }
+  }
+}
+
+#if defined(__aarch64__)
+#include "kernels/neon/vector__neon.h"
+/* which these need */
+#include "kernels/simd/math.h"
+/* in this order */
+#include "kernels/simd/finish.h"
+#else
+/* Vectors of 32-bit ARM flush subnormal numbers, so floats are the scalar unit's. */
+static void v_finish(const edge_qd8_gemm *gemm, int32_t *sums, int zero_point, size_t first, size_t count) {
+  for (size_t r = 0; r < gemm->rows; ++r) {
+    for (size_t j = 0; j < count; ++j) {
+      const int32_t exact = sums[r * EDGE_PANEL + j] - zero_point * gemm->row[r].sum;
+      edge_store(&gemm->out, r, first + j, edge_dequantize(exact, first + j, gemm->row[r].scale, &gemm->epilogue));
+    }
+  }
+}
+#endif
+
+static void run(const edge_qd8_gemm *gemm, size_t first, size_t last) {
+  const size_t panel_bytes = panel_bytes_of(gemm->k), depth = depth_of(gemm->k);
+  int8_t buffer[ARRANGED_BYTES + 1]; /* C has no arrays of nothing */
+  const int8_t *arranged = NULL;
+  if (ARRANGED_BYTES > 0 && depth <= DEPTH) { /* once for all panels */
+    arrange(gemm->rows, depth, gemm->codes, gemm->padded, buffer);
+    arranged = buffer;
+  }
+  for (size_t o = first; o < last; o += EDGE_PANEL) {
+    const size_t count = last - o < EDGE_PANEL ? last - o : EDGE_PANEL;
+    int32_t sums[EDGE_ROW_BLOCK * EDGE_PANEL];
+    panel_sums(gemm, (const uint8_t *)gemm->weight + o / EDGE_PANEL * panel_bytes, (count + BLOCK - 1) / BLOCK,
+               arranged, buffer, sums);
+    v_finish(gemm, sums, EDGE_BITS == 8 ? 0 : gemm->zero_point, o, count);
+  }
+}
