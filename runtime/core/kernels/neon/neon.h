@@ -4,7 +4,7 @@
 
 #include "kernels/kernels.h"
 
-#if defined(__aarch64__) || (defined(__arm__) && defined(__ARM_ARCH_7A__) && defined(__ARM_FP))
+#if defined(__aarch64__) || (defined(__arm__) && __ARM_ARCH >= 7 && __ARM_ARCH_PROFILE == 'A' && defined(__ARM_FP))
 #define EDGE_HAS_NEON
 #endif
 

@@ -62,8 +62,8 @@ static inline void pack(size_t n, size_t k, const uint8_t *weight, void *packed)
   }
 }
 
-EDGE_NEON_BEGIN
 #if EDGE_BITS < 8
+EDGE_NEON_BEGIN
 /* One register of field f. */
 EDGE_INLINE int8x16_t field_of(uint8x16_t packed, const int f) {
 #if EDGE_BITS == 2
@@ -78,5 +78,5 @@ EDGE_INLINE int8x16_t field_of(uint8x16_t packed, const int f) {
   return vreinterpretq_s8_u8(f == 0 ? vandq_u8(packed, vdupq_n_u8(15)) : vshrq_n_u8(packed, 4));
 #endif
 }
-#endif
 EDGE_NEON_END
+#endif
