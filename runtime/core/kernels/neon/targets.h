@@ -8,6 +8,10 @@
 
 #include "kernels/simd/target.h"
 
+/* Keeps loads from being moved up to here: a compiler that fetches all weights of a loop at once has no registers left
+ * for the sums. */
+#define EDGE_LOAD_LATER __asm__ volatile("" ::: "memory")
+
 #if defined(__aarch64__)
 #define EDGE_NEON_BEGIN
 #define EDGE_NEON_END

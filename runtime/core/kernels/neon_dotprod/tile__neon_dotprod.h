@@ -9,6 +9,7 @@ EDGE_INLINE void arrange(size_t rows, size_t depth, const int8_t *codes, size_t 
 
 #define EDGE_QUAD(q)                                                                    \
   do {                                                                                  \
+    EDGE_LOAD_LATER;                                                                    \
     const int8x16x4_t w = vld1q_s8_x4(weights + (q)*BLOCK_BYTES);                       \
     EDGE_UNROLL                                                                         \
     for (size_t r = 0; r < rows; ++r) {                                                 \
@@ -68,6 +69,7 @@ EDGE_INLINE int8x16_t scaled_field_of(uint8x16_t packed, const int f) {
 
 #define EDGE_ROW_QUAD(q)                                                                \
   do {                                                                                  \
+    EDGE_LOAD_LATER;                                                                    \
     const uint8x16x4_t w = vld1q_u8_x4(set + (q)*BLOCK_BYTES);                          \
     EDGE_UNROLL                                                                         \
     for (int f = 0; f < FIELDS; ++f) {                                                  \
