@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.whole_file import whole_file
 
@@ -135,7 +136,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt", device="cpu") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise BadFile(f"{path}: not a safetensors file: {str(error).splitlines()[0]}") from None
+        raise BadFile(f"{path}: not a safetensors file: {first_line(error)}") from None
 
 
 def load_state(path: Path) -> dict[str, Tensor]:
@@ -160,8 +161,8 @@ def load_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # about old pickle protocols, which the reader copes with
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its reader stumbles over; the file is untrusted
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadFile(f"{path}: not a checkpoint that can be read without running code in it: {reason[:120]}") from None
+        reason = first_line(error)[:120]
+        raise BadFile(f"{path}: not a checkpoint that can be read without running code in it: {reason}") from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]

@@ -45,7 +45,9 @@ class Child:
         self.latest: dict[str, Any] = {}
         self._pending = b""
         self._reader, writer = os.pipe()
+        # Nobody reads while the parent trains: what does not fit into the pipe is dropped by the child.
         os.set_blocking(self._reader, False)
+        os.set_blocking(writer, False)
         environment = {
             **os.environ,
             PROGRESS_FD: str(writer),
@@ -112,7 +114,8 @@ def report_progress(stage: str, done: int = 0, total: int | None = None, **value
     descriptor = os.environ.get(PROGRESS_FD)
     if descriptor is not None:
         line = json.dumps({"stage": stage, "done": done, "total": total, **values}) + "\n"
-        os.write(int(descriptor), line.encode())
+        with contextlib.suppress(BlockingIOError):  # the pipe is full; a line is written whole or not at all
+            os.write(int(descriptor), line.encode())
 
 
 def run_child(folder: Path, work: Callable[[], dict[str, Any]]) -> int:

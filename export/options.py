@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from edge.runtime.errors import BadInput, MissingDependency
 from edge.runtime.manifest import Manifest, check_identity
-from edge.runtime.target import FORMAT_ENGINES, find_target
+from edge.runtime.target import FORMAT_ENGINES, Target, find_target
 
 FORMATS = tuple(FORMAT_ENGINES)
 BITS = (1.58, 2, 4, 8, 32)
@@ -30,7 +30,8 @@ class ExportOptions:
     Attributes:
         model: a name from `edge models`, or "path/to/file.py:factory".
         bits: 1.58, 2, 4, 8, or 32 (float).
-        data: "digits", or the path of an image folder, archive, .npz or WAV folder.
+        data: "digits", or the path of an image folder, archive, .npz or WAV folder; None for the digits, which is said
+            unless the model is the default one.
         output: the bundle to write; its name ends in .edge.
         keep: patterns of layers that stay float, beyond the model's own.
         measure: "median" or "mean", the scale of ternary weights.
@@ -59,7 +60,7 @@ class ExportOptions:
 
     model: str = "cct_2_3x2"
     bits: float = 1.58
-    data: str = "digits"
+    data: str | None = None
     output: Path = Path("model.edge")
     keep: tuple[str, ...] = ()
     measure: str = "median"
@@ -112,6 +113,27 @@ class ExportResult:
     report: Path | None = None
 
 
+def check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
+    """Refuses formats that were asked for though no engine of the target reads them.
+
+    Raises:
+        BadInput: names them.
+    """
+    unread = [f".{name}" for name in formats or () if name in FORMATS and name not in target.formats]
+    if unread:
+        readable = ",".join(target.formats)
+        raise BadInput(
+            f"--formats: no engine of --target {target.name} reads {' or '.join(unread)}: "
+            f"use --formats {readable}, or another target"
+        )
+
+
+def as_typed(name: str) -> str:
+    """How people type a field of `ExportOptions`, for messages: "batch_size" is "--batch-size"; other names stay."""
+    typed = {field.name for field in fields(ExportOptions)} - {"model", "verify_samples"}
+    return f"--{name.replace('_', '-')}" if name in typed else name
+
+
 def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[str, ...]:
     """Refuses what cannot work.
 
@@ -127,11 +149,11 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         MissingDependency: a format that was asked for, or .pte, needs a package that is not installed.
     """
     if options.bits not in BITS:
-        raise BadInput(f"bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
     if options.tflite_bits not in (2, 4, 8):
-        raise BadInput(f"tflite_bits: {options.tflite_bits} is not one of 2, 4, 8")
+        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
     if options.bitlinear_compat and options.bits != 1.58:
-        raise BadInput(f"bitlinear_compat: exists for 1.58 bits only, not for {options.bits:g}")
+        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
     check_identity(options.name or "model", options.version, options.license)
     if options.output.suffix != ".edge":
         raise BadInput(f"{options.output}: a bundle's name ends in .edge: -o {options.output}.edge")
@@ -146,18 +168,19 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         raise BadInput(f"{options.pretrained}: no such checkpoint")
     unknown = sorted(set(options.formats or ()) - set(FORMATS))
     if unknown:
-        raise BadInput(f"formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
     target = find_target(options.target)
+    check_formats(options.formats, target)
     formats = []
     for name in options.formats or FORMATS:
         module, extra = _NEEDS[name]
-        if importlib.util.find_spec(module) is None:
+        if name not in target.formats:
+            note(f"left out .{name}: no engine of target {target.name} reads it")
+        elif importlib.util.find_spec(module) is None:
             advice = f".{name} needs {module}: pip install '{extra}'"
             if options.formats is not None or name == "pte":
                 raise MissingDependency(advice)
             note(f"left out {advice}")
-        elif options.formats is None and name not in target.formats:
-            note(f"left out .{name}: no engine of target {target.name} reads it")
         else:
             formats.append(name)
     return tuple(formats)

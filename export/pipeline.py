@@ -1,7 +1,7 @@
 """The whole job of `edge export`: train, freeze, lower to every format, verify each file on its engine, bundle.
 
 One call does it, `export_model`. Training runs here; the float twin and the exporters run in child processes
-(`edge.export.child`), two at a time, because they are noisy, slow to import and independent of each other.
+(`edge.export.children`), because they are noisy, slow to import and independent of each other.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ from torch import nn
 
 from edge.export.checkpoint import save_tensors
 from edge.export.child import Child
+from edge.export.children import Children
 from edge.export.data import Dataset, load_dataset
+from edge.export.exporters import Exporters
 from edge.export.lower.freeze import freeze
 from edge.export.lower.layers import describe_layers
-from edge.export.lower.worker import Job
 from edge.export.models import ModelSpec, load_pretrained, resolve
 from edge.export.options import ExportOptions, ExportResult, check_options
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
+from edge.export.reason import first_line
 from edge.export.train import TrainConfig, default_config, train
 from edge.export.twin import TwinJob
 from edge.runtime import _core
@@ -86,26 +88,27 @@ class _Export:
         self.scratch = scratch
         self.notes: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.children: list[Child] = []
+        self.children = Children(progress)
 
     def run(self) -> ExportResult:
         started = time.monotonic()
         formats = check_options(self.options, self._note)
+        self._tell_missing_checkpoint()
         threads = self.options.threads or os.cpu_count() or 1
         torch.set_num_threads(threads)
         try:
             spec, dataset, data_arguments = self._model_and_data()
             quantization = self._quantization(spec)
             self._try_out(spec, dataset)
+            exporters = Exporters(spec, quantization, formats, self.options.tflite_bits, threads, self.children)
             if spec.info.family == "user":
-                self._rehearse(spec, quantization, dataset, formats, threads)
+                self._rehearse(exporters, dataset)
             model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)
             with self._timed("lower"):
                 frozen, example, samples, accuracy = self._freeze(model, dataset)
-                lowered = self._lower(spec, quantization, model, samples, formats, threads)
+                lowered = self._lower(exporters, model, samples)
         finally:
-            for child in self.children:
-                child.stop()
+            self.children.stop()
         self.seconds["total"] = time.monotonic() - started
         manifest, files = self._manifest(
             spec, quantization, dataset, frozen, example, samples, accuracy, twin, lowered, config, history
@@ -140,21 +143,38 @@ class _Export:
         self.notes.append(text)
         self.progress.note(text)
 
+    @property
+    def _has_twin(self) -> bool:
+        return self.options.float_twin and self.options.bits != 32 and self.options.epochs != 0
+
+    def _tell_missing_checkpoint(self) -> None:
+        """Says so if there is nothing to resume from: a mistyped -o would cost a training without a word."""
+        if not self.options.resume:
+            return
+        own, twin = _checkpoint(self.options), _checkpoint(self.options, twin=True)
+        if not own.exists():
+            self._note(f"--resume: there is no checkpoint {own}: training starts from the beginning")
+        elif self._has_twin and not twin.exists():
+            self._note(f"--resume: there is no checkpoint {twin}: the float twin starts from the beginning")
+
     def _model_and_data(self) -> tuple[ModelSpec, Dataset, dict[str, Any]]:
         options = self.options
         info = resolve(options.model)  # a wrong name is told before the data is read
+        data = options.data or "digits"
+        if options.data is None and options.model != ExportOptions.model:
+            self._note("no --data given: training on scikit-learn's handwritten digits")
         arguments: dict[str, Any] = {
-            "input_shape": info.shape_for(options.data, options.input_size),
+            "input_shape": info.shape_for(data, options.input_size),
             "kind": options.kind or (None if info.preprocess == "any" else info.preprocess),
             "seed": options.seed,
             "limit": options.limit,
         }
-        self.progress.stage(f"read {options.data}")
+        self.progress.stage(f"read {data}")
         with self._timed("data"):
-            dataset = load_dataset(options.data, **arguments, progress=self.progress)
+            dataset = load_dataset(data, **arguments, progress=self.progress)
         shape = [int(size) for size in dataset.input_shape]
         spec = ModelSpec(options.model, {"num_classes": len(dataset.labels), "input_shape": shape})
-        return spec, dataset, {"spec": str(options.data), **arguments}
+        return spec, dataset, {"spec": str(data), **arguments}
 
     def _quantization(self, spec: ModelSpec) -> QuantConfig:
         options = self.options
@@ -189,7 +209,7 @@ class _Export:
             for note in load_pretrained(model, options.pretrained):
                 self._note(f"{options.pretrained.name}: {note}")
         twin = None
-        if options.float_twin and options.bits != 32 and config.epochs > 0:
+        if self._has_twin:
             twin = self._start_twin(spec, model, data_arguments, config)
             torch.set_num_threads(max(1, threads - 1))
         model = ternarize(model, config=quantization)
@@ -210,7 +230,7 @@ class _Export:
         answer = None
         if twin is not None:
             with self._timed("float twin"):
-                self._wait([twin], "train the float twin")
+                self.children.wait([twin], "float twin")
                 answer = twin.result()
         return model, answer, result.history, config
 
@@ -221,7 +241,7 @@ class _Export:
             with torch.no_grad():
                 y = model(x)
         except Exception as error:  # whatever the user's forward raises
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error, named=True)
             raise BadInput(f"{self.options.model}: cannot take the data's input {list(x.shape)}: {reason}") from error
         given = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
         if given != [1, classes]:
@@ -230,15 +250,13 @@ class _Export:
                 f"so it must give [1, {classes}], one logit a class"
             )
 
-    def _rehearse(
-        self, spec: ModelSpec, quantization: QuantConfig, dataset: Dataset, formats: tuple[str, ...], threads: int
-    ) -> None:
+    def _rehearse(self, exporters: Exporters, dataset: Dataset) -> None:
         """Lowers a user's own module untrained, so that what cannot be exported is told before it is trained."""
         with self._timed("rehearse"):
             torch.manual_seed(self.options.seed)
-            model = ternarize(spec.build(), config=quantization)
+            model = ternarize(exporters.spec.build(), config=exporters.quantization)
             samples = {"inputs": dataset.test.batch(np.arange(1)).numpy()}
-            self._lower_each(spec, quantization, model, samples, formats, threads, rehearsal=True)
+            exporters.run(model, samples, self.scratch / "rehearsal", rehearsal=True)
 
     def _start_twin(
         self, spec: ModelSpec, model: nn.Module, data_arguments: dict[str, Any], config: TrainConfig
@@ -255,31 +273,7 @@ class _Export:
             checkpoint=str(_checkpoint(self.options, twin=True).resolve()),
             resume=self.options.resume,
         ).write(folder)
-        return self._start("edge.export.twin", folder)
-
-    def _start(self, module: str, folder: Path) -> Child:
-        child = Child(module, folder)
-        self.children.append(child)
-        return child
-
-    def _wait(self, children: list[Child], stage: str) -> None:
-        """Shows the progress of running children until all have ended."""
-        self.progress.stage(stage)
-        shown: dict[int, str] = {}
-        while True:
-            ended = [child.poll() for child in children]
-            for index, child in enumerate(children):
-                name = child.latest.get("stage")
-                if name and name != shown.get(index):
-                    shown[index] = name
-                    running = [n for i, n in shown.items() if not ended[i]]
-                    self.progress.stage(", ".join(running) or stage, child.latest.get("total"))
-                if child.latest.get("total") and not ended[index]:
-                    values = {k: v for k, v in child.latest.items() if k not in ("stage", "done", "total")}
-                    self.progress.update(child.latest["done"], **values)
-            if all(ended):
-                return
-            time.sleep(0.1)
+        return self.children.start("edge.export.twin", folder)
 
     def _freeze(
         self, model: nn.Module, dataset: Dataset
@@ -309,85 +303,14 @@ class _Export:
         return frozen, example, samples, accuracy
 
     def _lower(
-        self,
-        spec: ModelSpec,
-        quantization: QuantConfig,
-        model: nn.Module,
-        samples: dict[str, NDArray[Any]],
-        formats: tuple[str, ...],
-        threads: int,
+        self, exporters: Exporters, model: nn.Module, samples: dict[str, NDArray[Any]]
     ) -> dict[str, dict[str, Any]]:
         """Lowers and verifies every format; returns what each exporter reported, by file name."""
-        done = self._lower_each(spec, quantization, model, samples, formats, threads)
+        done = exporters.run(model, samples, self.scratch / "export")
         for report in done.values():
             for advice in report["missing"].values():
                 self._note(f"not verified: {advice}")
-        return {f"model.{name}": done[name] for name in formats}
-
-    def _lower_each(
-        self,
-        spec: ModelSpec,
-        quantization: QuantConfig,
-        model: nn.Module,
-        samples: dict[str, NDArray[Any]],
-        formats: tuple[str, ...],
-        threads: int,
-        rehearsal: bool = False,
-    ) -> dict[str, dict[str, Any]]:
-        """Runs the exporters as children, at most `threads` at a time; their results by format."""
-        waiting = list(formats)
-        running: dict[str, Child] = {}
-        done: dict[str, dict[str, Any]] = {}
-        while waiting or running:
-            while waiting and len(running) < threads:
-                name = waiting.pop(0)
-                folder = self.scratch / ("rehearsal" if rehearsal else "export") / name
-                folder.mkdir(parents=True)
-                self._prepare(folder, name, spec, quantization, model, samples, rehearsal)
-                running[name] = self._start("edge.export.lower.worker", folder)
-            self._wait_any(running)
-            for name in [n for n, child in running.items() if child.poll()]:
-                done[name] = running.pop(name).result()
-        return done
-
-    def _prepare(
-        self,
-        folder: Path,
-        format_: str,
-        spec: ModelSpec,
-        quantization: QuantConfig,
-        model: nn.Module,
-        samples: dict[str, NDArray[Any]],
-        rehearsal: bool,
-    ) -> None:
-        """Fills a lowering child's folder."""
-        save_tensors(folder / "model.safetensors", model.state_dict())
-        np.savez(folder / "samples.npz", **samples)  # type: ignore[arg-type]
-        Job(
-            format=format_,
-            model=spec.to_dict(),
-            quantization=quantization.to_dict(),
-            output=str(folder / f"model.{format_}"),
-            options=self._lowering_options(format_, quantization),
-            rehearsal=rehearsal,
-        ).write(folder)
-
-    def _lowering_options(self, name: str, quantization: QuantConfig) -> dict[str, Any]:
-        options: dict[str, Any] = {"compact_constants": quantization.bits != 32}
-        return {**options, "bits": self.options.tflite_bits} if name == "tflite" else options
-
-    def _wait_any(self, running: dict[str, Child]) -> None:
-        self.progress.stage("lower to " + ", ".join(f".{n}" for n in running))
-        stages: dict[str, str] = {}
-        while not any(child.poll() for child in running.values()):
-            for name, child in running.items():
-                stage = child.latest.get("stage", "")
-                if stage and stages.get(name) != stage:
-                    stages[name] = stage
-                    self.progress.stage("; ".join(dict.fromkeys(stages.values())), child.latest.get("total"))
-                if child.latest.get("total"):
-                    self.progress.update(child.latest["done"])
-            time.sleep(0.1)
+        return {f"model.{name}": done[name] for name in exporters.formats}
 
     def _manifest(
         self,

@@ -21,6 +21,7 @@ from edge.export.checkpoint import Checkpoint, check_resumable, load_checkpoint,
 from edge.export.data import Dataset, Split
 from edge.export.data.augment import augmentation
 from edge.export.models import ModelSpec
+from edge.export.options import as_typed
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import set_lambda
 from edge.runtime.errors import BadInput, EdgeError
@@ -77,8 +78,9 @@ class TrainConfig:
         _check("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
         for name in ("warmup_fraction", "float_fraction", "lambda_fraction"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "0 to 1")
-        share = self.float_fraction + self.lambda_fraction
-        _check("float_fraction + lambda_fraction", share, share <= 1, "at most 1, so that training ends quantized")
+        fits = self.float_fraction + self.lambda_fraction <= 1
+        most = f"at most {1 - self.lambda_fraction:g}, so that training ends quantized"
+        _check("float_fraction", self.float_fraction, fits, most)
         _check("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "0 to below 1")
         _check("clip_norm", self.clip_norm, self.clip_norm > 0, "more than 0")
         _check("seed", self.seed, 0 <= self.seed < 2**63, "0 to 2**63 - 1")
@@ -127,7 +129,7 @@ def default_config(spec: ModelSpec, dataset: Dataset, *, seed: int = 0) -> Train
 
 def _check(name: str, value: object, good: bool, expected: str) -> None:
     if not good:
-        raise BadInput(f"{name}: expected {expected}, found {value!r}")
+        raise BadInput(f"{as_typed(name)}: expected {expected}, found {value!r}")
 
 
 @dataclass
@@ -358,8 +360,8 @@ class _Run:
             then, now = {**info["config"], **info["identity"]}, {**self.config.to_dict(), **self.identity}
             for key, value in now.items():
                 if then.get(key) != value:
-                    was = f"{path}: was made with {key} {then.get(key)!r}"
-                    raise BadInput(f"{was}, now it is {value!r}: use the same or start anew")
+                    was = f"{path}: was made with {as_typed(key)} {then.get(key)!r}"
+                    raise BadInput(f"{was}, now it is {value!r}: use the same, or start anew without --resume")
             if info["samples"] != len(self.y):
                 raise BadInput(f"{path}: was made with {info['samples']} training samples, now there are {len(self.y)}")
             step, seconds = int(info["step"]), float(info["seconds"])

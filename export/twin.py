@@ -50,11 +50,12 @@ class _ToParent:
     """A `Progress` that hands everything to the parent process."""
 
     def __init__(self) -> None:
-        self._stage = "train"
+        self._stage = "float twin"
         self._total: int | None = None
 
     def stage(self, name: str, total: int | None = None) -> None:
-        self._stage, self._total = name, total
+        self._stage = "float twin" if name == "train" else f"float twin: {name}"
+        self._total = total
 
     def update(self, done: int, **values: float | str) -> None:
         report_progress(self._stage, done, self._total, **values)

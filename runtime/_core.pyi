@@ -66,7 +66,7 @@ class Program:
 
     @property
     def threads(self) -> int:
-        """Number of threads it runs on, the caller's among them; fewer than asked for where the system gives no more."""
+        """Number of threads it runs on, the caller's among them; fewer than asked where the system gives no more."""
 
     @property
     def macs(self) -> int:

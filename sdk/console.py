@@ -7,18 +7,14 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     SpinnerColumn,
     Task,
     TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -95,8 +91,8 @@ def format_seconds(seconds: float) -> str:
     return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
-def _figures(values: dict[str, float | str]) -> str:
-    """{"loss": 0.31, "accuracy": 0.9943} -> "loss 0.31  accuracy 99.43 %"."""
+def _figures(values: dict[str, float | str]) -> list[str]:
+    """{"loss": 0.31, "accuracy": 0.9943} -> ["loss 0.31", "accuracy 99.43 %"]."""
     parts = []
     for name, value in values.items():
         if isinstance(value, str):
@@ -106,18 +102,64 @@ def _figures(values: dict[str, float | str]) -> str:
         else:
             shown = f"{value:.4g}"
         parts.append(f"{name} {shown}")
-    return "  ".join(parts)
+    return parts
 
 
-class _UnitsColumn(ProgressColumn):
-    """ "12/40" for a stage of known length, nothing for others; a stage that ended counts as one unit."""
+def _clock(seconds: float | None) -> str:
+    """72 -> "1:12"; 3,672 -> "1:01:12"; None -> "-:--"."""
+    if seconds is None:
+        return "-:--"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._counter = MofNCompleteColumn()
 
-    def render(self, task: Task) -> Text:
-        return self._counter.render(task) if task.total and task.total > 1 else Text("")
+class _StageColumn(ProgressColumn):
+    """A stage in one line: name, bar, "12/40", time, figures."""
+
+    def render(self, task: Task) -> "_StageLine":
+        return _StageLine(task)
+
+
+class _StageLine:
+    """Fits the terminal's width whatever the other stages' lines need.
+
+    Where it is narrow the bar shrinks and goes first, then the figures from the last on, then the name's end.
+    """
+
+    _WIDEST_BAR, _NARROWEST_BAR = 24, 6
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        task, width = self._task, options.max_width
+        # A stage of unknown length that ended counts as one unit.
+        counted = task.total is not None and task.total > 1
+        units = [(f"{int(task.completed)}/{int(task.total)}", "progress.download")] if counted and task.total else []
+        if counted and not task.finished:
+            time_ = f"{_clock(task.time_remaining)} left", "progress.remaining"
+        else:
+            time_ = _clock(task.finished_time if task.finished else task.elapsed), "progress.elapsed"
+        figures = [(figure, "") for figure in task.fields["figures"]]
+        name = task.description
+
+        def spare() -> int:
+            return width - cell_len(name) - sum(2 + cell_len(text) for text, _ in (*units, time_, *figures))
+
+        while figures and spare() < 0:
+            figures.pop()
+        if spare() < 0:
+            name = name[: max(1, cell_len(name) + spare() - 1)] + "…"
+        line = Text(name, no_wrap=True)
+        bar = min(self._WIDEST_BAR, spare() - 2)
+        if counted and bar >= self._NARROWEST_BAR and len(figures) == len(task.fields["figures"]):
+            done = round(bar * task.percentage / 100)
+            style = "bar.finished" if task.finished else "bar.complete"
+            line.append("  ").append("━" * done, style).append("━" * (bar - done), "bar.back")
+        for text, style in (*units, time_, *figures):
+            line.append("  ").append(text, style)
+        yield line
 
 
 class TerminalProgress:
@@ -129,12 +171,7 @@ class TerminalProgress:
     def __init__(self) -> None:
         self._bars = Progress(
             SpinnerColumn(finished_text="✓"),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            _UnitsColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            _StageColumn(),
             console=console(stderr=True),
         )
         self._task: TaskID | None = None
@@ -157,7 +194,7 @@ class TerminalProgress:
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
-        self._task = self._bars.add_task(name, total=total, figures="")
+        self._task = self._bars.add_task(name, total=total, figures=[])
 
     def update(self, done: int, **values: float | str) -> None:
         if self._task is not None:
@@ -214,7 +251,7 @@ class PlainProgress:
         elapsed = now - self._started
         parts = [f"{self._name} {done}" + (f"/{self._total}" if self._total else "")]
         if values:
-            parts.append(_figures(values))
+            parts.extend(_figures(values))
         if last and not self._first:
             parts.append(f"took {format_seconds(elapsed)}")
         elif not last and self._total and done > self._first:

@@ -50,11 +50,11 @@ def load_dataset(
     """
     progress = progress or Silent()
     if kind is not None and kind not in KINDS:
-        raise BadInput(f"kind of data: expected one of {', '.join(KINDS)}, found {kind!r}")
+        raise BadInput(f"--kind: expected one of {', '.join(KINDS)}, found {kind!r}")
     if not 0 < test_fraction < 1:
         raise BadInput(f"test_fraction: expected above 0 and below 1, found {test_fraction!r}")
     if limit is not None and limit < 4:
-        raise BadInput(f"limit: expected 4 or more, found {limit}")
+        raise BadInput(f"--limit: expected 4 or more, found {limit}")
     if str(spec) == "digits":
         return images.load_digits(input_shape, test_fraction, seed, limit)
     path = _only_archive(Path(spec).expanduser())
@@ -114,7 +114,7 @@ def _kind(path: Path, names: list[str]) -> str:
     pictures = any(name.lower().endswith(images.SUFFIXES) for name in names)
     recordings = any(name.lower().endswith(sound.SUFFIXES) for name in names)
     if pictures and recordings:
-        raise BadInput(f"{path}: holds images and recordings: say which with kind")
+        raise BadInput(f"{path}: holds images and recordings: say which with --kind image or --kind audio")
     if not pictures and not recordings:
         raise BadInput(f"{path}: no images ({', '.join(images.SUFFIXES[:4])} ...) and no .wav files in it")
     return "image" if pictures else "audio"

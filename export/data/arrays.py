@@ -16,6 +16,7 @@ from edge.export.data.dataset import Dataset, Shape, Split, evenly, stratified
 from edge.export.data.files import check_method
 from edge.export.data.images import augmentation_for, image_dataset, plain_preprocess
 from edge.export.data.layout import MAX_LABEL
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.preprocess import ArrayPreprocess
 
@@ -133,7 +134,7 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     except MemoryError:
         raise BadFile(f"{path}: does not fit into memory") from None
     except _DAMAGE as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         if "allow_pickle" in text:
             text = "it holds Python objects, which are not read: save plain arrays"
         raise BadFile(f"{path}: cannot be read as .npz: {text}") from None
@@ -198,6 +199,6 @@ def _split(
         test = test[evenly(y[test], max(1, limit - share), rng)]
     absent = np.setdiff1d(np.unique(y), np.unique(y[train]))
     if len(absent):
-        why = "the limit leaves it none" if limit is not None else "only test samples"
+        why = f"--limit {limit} leaves it none" if limit is not None else "only test samples"
         raise BadInput(f"{path}: class {absent[0]} has no training sample ({why})")
     return train, test, words

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile
 
 MAX_FILES = 4_000_000
@@ -234,8 +235,7 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadFile(f"{path}: damaged archive: {text}") from None
+        raise BadFile(f"{path}: damaged archive: {first_line(error)}") from None
 
 
 def _relative(path: Path, name: str) -> str:

@@ -15,6 +15,7 @@ from edge.export.data.dataset import Dataset, Shape, Split, evenly
 from edge.export.data.files import Files
 from edge.export.data.layout import Plan
 from edge.export.progress import Progress
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency
 from edge.runtime.image import MAX_PIXELS
 from edge.runtime.preprocess import ImagePreprocess
@@ -42,7 +43,7 @@ def load_digits(input_shape: Shape | None, test_fraction: float, seed: int, limi
         # Both parts of a stratified split need one of every class.
         least = math.ceil(10 / min(test_fraction, 1 - test_fraction))
         if limit < least:
-            raise BadInput(f"digits: a limit of {limit} samples is too small for 10 classes: use at least {least}")
+            raise BadInput(f"digits: --limit {limit} is too small for 10 classes: use at least {least}")
         chosen = evenly(y, limit, np.random.default_rng(seed))
         x, y = x[chosen], y[chosen]
     # scikit-learn's own split, so that anyone can hold out the very same samples for another model.
@@ -85,7 +86,7 @@ def load_images(
             preprocess = plain_preprocess(input_shape, _natural_shape(picture))
             shape = (len(names), preprocess.height, preprocess.width, preprocess.channels)
             if int(np.prod(shape, dtype=np.int64)) > MAX_BYTES:
-                raise BadInput(f"{files.path}: {len(names)} pictures of {shape[1:]} need over 16 GB: use a limit")
+                raise BadInput(f"{files.path}: {len(names)} pictures of {shape[1:]} need over 16 GB: use --limit")
             x = np.zeros(shape, np.uint8)
         try:
             x[position[name]] = preprocess.decode(picture)
@@ -93,7 +94,7 @@ def load_images(
             raise
         # Pillow decodes late, and its decoders raise all of these on damaged files.
         except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError) as error:
-            raise BadFile(f"{files.path}: {name}: damaged image: {str(error).splitlines()[0]}") from None
+            raise BadFile(f"{files.path}: {name}: damaged image: {first_line(error)}") from None
         if done % 256 == 0 or done + 1 == len(names):
             progress.update(done + 1)
     assert x is not None and preprocess is not None  # a plan is never empty
@@ -150,7 +151,7 @@ def open_picture(data: bytes, where: str) -> Any:
     except Image.DecompressionBombError as error:
         raise BadFile(f"{where}: {error}") from None
     except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = first_line(error)
         reason = "not an image" if "cannot identify" in text else f"damaged image: {text}"
         raise BadFile(f"{where}: {reason}") from None
 

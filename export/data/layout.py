@@ -149,7 +149,7 @@ def make_plan(path: Path, items: list[Item], test_fraction: float, seed: int, li
 
 def _check_limit(path: Path, limit: int | None, least: int, total: int) -> None:
     if limit is not None and limit < total:
-        raise BadInput(f"{path}: a limit of {limit} files is too small for its classes: use at least {least}")
+        raise BadInput(f"{path}: --limit {limit} is too small for its classes: use at least {least}")
 
 
 def _evenly(items: list[tuple[str, int]], count: int, rng: np.random.Generator) -> list[tuple[str, int]]:

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 import edge.export.ops as ops
 from edge.export.lower.constants import added_constants, rounded_rows
 from edge.export.quantize import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.reason import first_line
 from edge.runtime.errors import Unsupported
 
 Kind = Literal["linear", "conv1x1", "conv2d"]
@@ -255,9 +256,8 @@ def trace(frozen: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     try:
         return torch.export.export(frozen, example, strict=False)
     except Exception as error:  # whatever the user's forward, or torch.export itself, stumbles over
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Unsupported(
-            f"torch.export cannot trace the model: {first} "
+            f"torch.export cannot trace the model: {first_line(error)} "
             "(it needs static shapes and no Python control flow that depends on data)"
         ) from error
 

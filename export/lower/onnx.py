@@ -139,7 +139,7 @@ class _Rewriter:
         if missing:
             raise Unsupported(
                 f"the ONNX exporter kept no MatMul or Conv with a constant weight for {listed(missing)}: "
-                "keep that layer in float, or leave .onnx out"
+                "leave that layer in float with --keep, or leave .onnx out"
             )
         self._finish(nodes)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.export.lower.freeze import module_path
+from edge.export.reason import first_line
 from edge.runtime.errors import Unsupported
 
 
@@ -61,12 +62,12 @@ def refusal(error: Exception, module: nn.Module, example: tuple[Tensor, ...], co
         program = torch.export.export(module, example, strict=False)
     except Exception as trace_error:
         return Unsupported(
-            f"{converter}: torch.export cannot trace the model: {_first_line(trace_error)}; "
+            f"{converter}: torch.export cannot trace the model: {first_line(trace_error)}; "
             "it needs static shapes and no control flow that depends on data"
         )
     stopped = next((found for e in _causes(error) if (found := _STOPPED_AT.search(str(e)))), None)
     if stopped is None:
-        return Unsupported(f"{converter} refuses the model: {_first_line(error)}; leave this format out")
+        return Unsupported(f"{converter} refuses the model: {first_line(error)}; leave this format out")
     operator = stopped.group(1)
     for stage in (program, program.run_decompositions()):
         for node in stage.graph.nodes:
@@ -88,8 +89,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

@@ -176,7 +176,7 @@ class _Rewriter:
         if missing:
             raise Unsupported(
                 f"litert-torch kept no FULLY_CONNECTED or CONV_2D with a constant weight for {listed(missing)}: "
-                "keep that layer in float, or leave .tflite out"
+                "leave that layer in float with --keep, or leave .tflite out"
             )
 
     def _match(self, weight: int, builtin: int, layers: dict[str, FrozenLayer]) -> _Match | None:

@@ -154,7 +154,7 @@ def lower_and_verify(
 def _work(folder: Path) -> dict[str, Any]:
     job = Job.read(folder)
     torch.set_num_threads(job.threads)
-    report_progress(f"load the .{job.format} exporter")
+    report_progress(f"prepare .{job.format}")
     model = rebuild(job.model, job.quantization, folder / "model.safetensors")
     with np.load(folder / "samples.npz", allow_pickle=False) as archive:
         samples = dict(archive)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from edge.export.models.registry import ModelInfo, find, registry
+from edge.export.reason import first_line
 from edge.runtime.errors import BadFile, BadInput
 
 # What a data set knows about a model. A factory gets those it names; others reach it only if they were asked for.
@@ -66,7 +67,8 @@ class ModelSpec:
             raise
         except Exception as error:
             shown = ", ".join(f"{k}={v!r}" for k, v in kwargs.items())
-            raise BadInput(f"{self.source}: {_last_name(self.source)}({shown}) failed: {_reason(error)}") from error
+            reason = first_line(error, named=True)
+            raise BadInput(f"{self.source}: {_last_name(self.source)}({shown}) failed: {reason}") from error
         if not isinstance(model, nn.Module):
             raise BadInput(f"{self.source}: returned {type(model).__name__}: expected a torch.nn.Module")
         return model.eval()
@@ -131,7 +133,7 @@ def _run_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise BadFile(f"{path}: cannot be run: {_reason(error)}") from error
+        raise BadFile(f"{path}: cannot be run: {first_line(error, named=True)}") from error
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
@@ -178,8 +180,3 @@ def _listed(value: Any) -> Any:
 
 def _last_name(source: str) -> str:
     return source.rpartition(":")[2]
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

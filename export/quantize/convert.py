@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
@@ -27,8 +28,8 @@ def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConf
 
     Args:
         model: any module; a bare layer gives its replacement.
-        keep: patterns (`fnmatch`) of dotted names to leave in float, in addition to `config.keep`; a pattern that
-            matches a module keeps everything under it.
+        keep: patterns (`fnmatch`) of dotted names to leave in float, in addition to `config.keep`; a module that
+            matches is kept with everything under it, and `head.*` says the same as `head`.
         config: bits and numerics; ternary with the median by default.
 
     Returns:
@@ -42,16 +43,16 @@ def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConf
     patterns = (*config.keep, *keep)
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            leaves = [name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-            raise BadInput(f"keep: {pattern!r} matches no module; layers are {', '.join(leaves[:6])} ...")
+        if not any(_matches(name, pattern) for name in names):
+            closest = ", ".join(_closest(pattern, model)) or "none: it has no layers"
+            raise BadInput(f"--keep {pattern!r} matches no module; the closest names are {closest}")
     if config.bits == 32:
         return model
     converter = _Converter(config, patterns)
     converted = converter.convert(model, "")
     if not converter.count:
         raise BadInput(
-            "nothing to quantize: the model has no nn.Linear, nn.Conv2d or 1x1 nn.Conv1d outside the kept ones"
+            "nothing to quantize: the model has no nn.Linear, nn.Conv2d or 1x1 nn.Conv1d outside those of --keep"
         )
     return converted
 
@@ -69,6 +70,33 @@ def quantized_layers(model: nn.Module) -> list[tuple[str, QuantizedLayer]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, QuantizedLayer)]
 
 
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern names this module; its submodules go with it, so that "head.*" means "head" too."""
+    whole = pattern.removesuffix(".*") or pattern
+    return fnmatchcase(name, whole)
+
+
+def _closest(pattern: str, model: nn.Module, count: int = 5) -> list[str]:
+    """Names of layers, and of modules that hold some, most like a pattern that matches nothing."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
+    names: dict[str, None] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, layers):
+            parts = name.split(".")
+            names |= dict.fromkeys(".".join(parts[: end + 1]) for end in range(len(parts)))
+    matcher = SequenceMatcher(autojunk=False)
+    matcher.set_seq2(pattern.removesuffix(".*"))
+
+    def likeness(name: str) -> float:
+        ratios = []
+        for text in {name, name.rpartition(".")[2]}:  # people leave out what is in front
+            matcher.set_seq1(text)
+            ratios.append(matcher.ratio())
+        return max(ratios)
+
+    return sorted(filter(None, names), key=likeness, reverse=True)[:count]
+
+
 class _Converter:
     """Walks a module tree once; a module that hangs in two places is replaced by one and the same layer."""
 
@@ -79,7 +107,7 @@ class _Converter:
         self._done: dict[nn.Module, nn.Module] = {}
 
     def convert(self, module: nn.Module, name: str) -> nn.Module:
-        if any(fnmatchcase(name, pattern) for pattern in self.patterns):
+        if any(_matches(name, pattern) for pattern in self.patterns):
             return module
         if module in self._done:
             return self._done[module]
@@ -101,7 +129,8 @@ class _Converter:
             try:
                 return SplitAttention(module)
             except ValueError as error:
-                raise Unsupported(f"{name}: nn.MultiheadAttention with {error} cannot be quantized; keep it") from None
+                advice = "leave it in float with --keep"
+                raise Unsupported(f"{name}: nn.MultiheadAttention with {error} cannot be quantized: {advice}") from None
         if isinstance(module, nn.TransformerEncoder):
             # Nested tensors bypass the layers' forward.
             module.use_nested_tensor = False

@@ -37,7 +37,7 @@ class QuantConfig:
         measure: the step of a ternary weight, "median" or "mean" of |W|.
         norm: normalize the input of every linear layer (no affine) before its activations are quantized.
         conv: k x k, padded, grouped and depthwise convolutions become "int8" or stay "float"; only below 32 bits.
-        keep: patterns (`fnmatch`) of dotted module names that stay in float, whole subtrees included.
+        keep: patterns (`fnmatch`) of dotted module names that stay in float, whole subtrees included; see `ternarize`.
         bitlinear_compat: the numerics of PyPI `bitlinear` 2.4.6 in linear layers, for checkpoints trained with it.
 
     Raises:
@@ -53,13 +53,13 @@ class QuantConfig:
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
-            raise BadInput(f"bits: expected one of {', '.join(f'{b:g}' for b in BITS)}, found {self.bits!r}")
+            raise BadInput(f"--bits: expected one of {', '.join(f'{b:g}' for b in BITS)}, found {self.bits!r}")
         if self.measure not in MEASURES:
-            raise BadInput(f"measure: expected one of {', '.join(MEASURES)}, found {self.measure!r}")
+            raise BadInput(f"--measure: expected one of {', '.join(MEASURES)}, found {self.measure!r}")
         if self.conv not in CONVS:
-            raise BadInput(f"conv: expected one of {', '.join(CONVS)}, found {self.conv!r}")
+            raise BadInput(f"--conv: expected one of {', '.join(CONVS)}, found {self.conv!r}")
         if self.bitlinear_compat and self.bits not in (1.58, 32):
-            raise BadInput(f"bitlinear_compat: exists for 1.58 bits only, found {self.bits:g} bits")
+            raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, found {self.bits:g} bits")
         object.__setattr__(self, "bits", float(self.bits))
         object.__setattr__(self, "keep", tuple(self.keep))
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.runtime.errors import BadInput
 from edge.sdk.complete import DATA_SUFFIXES, MODELS, files
 from edge.sdk.options import TARGET_NAMES, NameList, debug_option, json_option, print_json
 
@@ -12,21 +13,6 @@ if TYPE_CHECKING:
     from edge.export.options import ExportResult
 
 FORMATS = ("pte", "tflite", "onnx")
-
-
-class FormatList(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
-    """A list such as "pte,onnx", each at most once, in the order of `FORMATS`."""
-
-    name = "formats"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        asked = {word.strip().lower() for word in str(value).split(",") if word.strip()}
-        unknown = sorted(asked - set(FORMATS))
-        if unknown or not asked:
-            self.fail(f"{', '.join(unknown) or 'nothing'}: choose among {','.join(FORMATS)}", param, ctx)
-        return tuple(name for name in FORMATS if name in asked)
 
 
 class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on
@@ -54,10 +40,9 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 )
 @click.option(
     "--data",
-    default="digits",
-    show_default=True,
     shell_complete=files(DATA_SUFFIXES, ("digits",)),
-    help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.",
+    help="digits, or a path: a folder, .zip or .tar.gz with one folder of images or WAV files a class, or .npz.  "
+    "[default: digits]",
 )
 @click.option(
     "--kind",
@@ -80,9 +65,14 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 @click.option(
     "--formats",
     type=NameList(FORMATS, ordered=False),
-    help="Files to write, as pte,onnx.  [default: what the target runs]",
+    help="Files to write, as pte,onnx.  [default: what the target reads]",
 )
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Leave modules whose name matches in float. Repeatable.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Leave the modules of this name, with all under them, in float; head.* says the same as head. Repeatable.",
+)
 @click.option(
     "--measure",
     type=click.Choice(["median", "mean"]),
@@ -123,7 +113,11 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     help="Use at most this many samples, training and test together, for a quick try; the digits need at least 50.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for training.  [default: all cores]")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint that an interrupted export left.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the checkpoint that an interrupted export left, if it did.",
+)
 @click.option(
     "--pretrained",
     type=click.Path(path_type=Path),
@@ -152,7 +146,12 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
     from edge.runtime.target import find_target
 
     target = find_target(options["target"])
-    from edge.export.options import ExportOptions
+    from edge.export.options import ExportOptions, check_formats
+
+    try:
+        check_formats(options["formats"], target)
+    except BadInput as error:
+        raise click.UsageError(str(error)) from None
     from edge.export.pipeline import export_model
     from edge.sdk.console import progress
 

@@ -266,14 +266,14 @@ def test_lonely_samples_are_named(tmp_path: Path) -> None:
 def test_limits_too_small_are_refused(tmp_path: Path) -> None:
     files = {f"{c}/{i}.png": png(i) for c in "abcdef" for i in range(5)}
     path = write_zip(tmp_path / "a.zip", files)
-    with pytest.raises(BadInput, match="a limit of 8 files is too small for its classes: use at least 12"):
+    with pytest.raises(BadInput, match="--limit 8 is too small for its classes: use at least 12"):
         load_dataset(path, limit=8)
     assert len(load_dataset(path, limit=12).train) == 6
-    with pytest.raises(BadInput, match="limit: expected 4 or more"):
+    with pytest.raises(BadInput, match="--limit: expected 4 or more"):
         load_dataset(path, limit=1)
     with pytest.raises(BadInput, match="test_fraction"):
         load_dataset(path, test_fraction=1.0)
-    with pytest.raises(BadInput, match="kind of data: expected one of image, audio, array"):
+    with pytest.raises(BadInput, match="--kind: expected one of image, audio, array"):
         load_dataset(path, kind="video")
 
 
@@ -493,7 +493,7 @@ def test_bad_recordings_are_named(tmp_path: Path) -> None:
 
 def test_images_beside_recordings_need_a_word(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "a.zip", two_classes() | {f"{c}/{i}.wav": wav(300) for c in "xy" for i in range(2)})
-    with pytest.raises(BadInput, match="holds images and recordings: say which with kind"):
+    with pytest.raises(BadInput, match="holds images and recordings: say which with --kind image or --kind audio"):
         load_dataset(path)
     assert load_dataset(path, kind="audio").labels == ("x", "y")
 

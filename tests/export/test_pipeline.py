@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from edge.runtime.bundle import Bundle
 from tests.conftest import run_edge
 
 if TYPE_CHECKING:
@@ -95,8 +96,6 @@ def test_default_job_reaches_its_goal(digits_export: DigitsExport) -> None:
 
 
 def test_default_job_checked_every_operator(digits_export: DigitsExport) -> None:
-    from edge.runtime.bundle import Bundle
-
     manifest = Bundle.open(digits_export.bundle).manifest
     checked = manifest.training["checked_operators"]
     assert checked["model.pte"] >= 4 * 9  # four samples, nine ternary layers and more
@@ -164,9 +163,16 @@ def test_unsupported_operator_is_told_before_training(factories: Path, tmp_path:
 def test_operator_that_only_the_core_lacks_may_go_to_onnx(factories: Path, tmp_path: Path) -> None:
     result = run_edge(
         "export", f"{factories}:scanning", "-o", tmp_path / "x.edge", "--formats", "onnx", "--epochs", "2", "--json",
-        "--no-float-twin", "--no-report",
+        "--no-float-twin", "--no-report", "--keep", "head.*",
     )  # fmt: skip
-    assert set(json.loads(result.stdout)["metrics"]["engines"]) == {"onnx"}
+    answer = json.loads(result.stdout)
+    assert set(answer["metrics"]["engines"]) == {"onnx"}
+    quantization = Bundle.open(tmp_path / "x.edge").manifest.quantization
+    assert quantization is not None
+    assert {layer.name: layer.bits for layer in quantization.layers} == {"1": 1.58, "head": 32}
+    digits = "no --data given: training on scikit-learn's handwritten digits"
+    assert digits in answer["notes"]
+    assert result.stderr.splitlines()[0] == digits
 
 
 @pytest.mark.parametrize(
@@ -260,6 +266,19 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     other = run_edge(*command[3:], "--resume", "--bits", "4", check=False, cwd=tmp_path)
     assert other.returncode == 1
     assert "bits 1.58, now it is 4" in one_line(other)
-    answer = json.loads(run_edge(*command[3:], "--resume", "--json", cwd=tmp_path).stdout)
+    words = [word for word in command[3:] if word != "--no-float-twin"]
+    answer = json.loads(run_edge(*words, "--resume", "--json", cwd=tmp_path).stdout)
     assert answer["accuracy"] > 0.9
+    missing = "--resume: there is no checkpoint mlp.float.checkpoint: the float twin starts from the beginning"
+    assert [note for note in answer["notes"] if "--resume" in note] == [missing]
     assert not checkpoint.exists()
+
+
+def test_resume_without_a_checkpoint_says_that_it_starts_anew(tmp_path: Path) -> None:
+    result = run_edge(
+        "export", "mlp", "--data", "digits", "--limit", "100", "--epochs", "1", "--formats", "pte", "--no-report",
+        "--resume", "--json", cwd=tmp_path,
+    )  # fmt: skip
+    told = "--resume: there is no checkpoint mlp.checkpoint: training starts from the beginning"
+    assert json.loads(result.stdout)["notes"] == [told]
+    assert result.stderr.splitlines()[0] == told

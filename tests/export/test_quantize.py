@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import bitlinear
 import pytest
 import torch
@@ -106,13 +108,13 @@ def test_non_finite_weights_are_refused(value: float) -> None:
 
 
 def test_unknown_settings_are_refused_by_name() -> None:
-    with pytest.raises(BadInput, match=r"bits: expected one of 1\.58, 2, 4, 8, 32, found 3"):
+    with pytest.raises(BadInput, match=r"--bits: expected one of 1\.58, 2, 4, 8, 32, found 3"):
         QuantConfig(bits=3)
     with pytest.raises(BadInput, match="measure"):
         QuantConfig(measure="max")
     with pytest.raises(BadInput, match="conv"):
         QuantConfig(conv="int4")
-    with pytest.raises(BadInput, match="bitlinear_compat"):
+    with pytest.raises(BadInput, match="--bitlinear-compat"):
         QuantConfig(bits=4, bitlinear_compat=True)
     with pytest.raises(BadInput, match="unknown field 'bit'"):
         QuantConfig.from_dict({"bit": 2})
@@ -397,10 +399,28 @@ def test_keep_takes_names_patterns_and_whole_subtrees() -> None:
     assert left(("0",)) == ["1", "2"]
     assert left(("0.1", "2")) == ["0.0", "1"]
     assert left(("0.*",), own=("2",)) == ["1"]
-    with pytest.raises(BadInput, match=r"keep: 'head' matches no module; layers are 0\.0, 0\.1, 1, 2"):
-        left(("head",))
+    assert left(("2.*",)) == left(("2",)) == ["0.0", "0.1", "1"]  # the layer itself, which has nothing under it
+    assert left(("0.1.*",)) == ["0.0", "1", "2"]
     with pytest.raises(BadInput, match="nothing to quantize"):
         left(("*",))
+
+
+def test_keep_that_matches_nothing_is_told_the_closest_names() -> None:
+    model = nn.Sequential(
+        OrderedDict(
+            stem=nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+            attention=nn.MultiheadAttention(4, 1),
+            classifier=nn.Sequential(nn.Linear(4, 2)),
+            drop=nn.Dropout(),
+        )
+    )
+    with pytest.raises(BadInput, match=r"--keep 'clasifier\.\*' matches no module; the closest names are classifier, "):
+        ternarize(model, ("clasifier.*",))
+    with pytest.raises(BadInput, match="names are attention") as told:
+        ternarize(model, ("attentoin",))
+    assert "drop" not in str(told.value), "nothing in it could be kept"
+    with pytest.raises(BadInput, match="out_proj"):
+        ternarize(model, ("outproj",))
 
 
 def test_a_bare_layer_gives_its_replacement() -> None:

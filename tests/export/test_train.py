@@ -153,7 +153,7 @@ def test_a_second_interrupt_ends_the_program() -> None:
 
 def test_resuming_another_job_is_refused(tmp_path: Path) -> None:
     train(network(), blobs(), CONFIG, checkpoint=tmp_path / "c", identity={"bits": 1.58, "measure": "median"})
-    with pytest.raises(BadInput, match=r"bits 1\.58.*now it is 4"):
+    with pytest.raises(BadInput, match=r"--bits 1\.58.*now it is 4"):
         train(
             network(),
             blobs(),
@@ -187,7 +187,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     def resume(model: nn.Module, data: Dataset, config: TrainConfig) -> None:
         train(model, data, config, checkpoint=path, resume=True)
 
-    with pytest.raises(BadInput, match=r"was made with lr 0\.02, now it is 0\.1"):
+    with pytest.raises(BadInput, match=r"was made with --lr 0\.02, now it is 0\.1"):
         resume(network(), blobs(), TrainConfig(epochs=6, batch_size=12, lr=0.1, seed=3))
     with pytest.raises(BadInput, match="made with 72 training samples, now there are 45"):
         resume(network(), blobs(60), CONFIG)
@@ -311,7 +311,8 @@ def test_schedules() -> None:
     ],
 )
 def test_bad_settings_are_named(field: str, value: object) -> None:
-    with pytest.raises(BadInput, match=field):
+    typed = {"epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "seed": "--seed"}
+    with pytest.raises(BadInput, match=f"^{typed.get(field, field)}: "):
         TrainConfig(**{field: value})  # type: ignore[arg-type]
 
 
@@ -319,7 +320,7 @@ def test_settings_survive_json() -> None:
     assert TrainConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
     with pytest.raises(BadInput, match="unknown field 'epoch'"):
         TrainConfig.from_dict({"epoch": 3})
-    with pytest.raises(BadInput, match="so that training ends quantized"):
+    with pytest.raises(BadInput, match="--float-fraction: expected at most 0.4, so that training ends quantized"):
         TrainConfig(float_fraction=0.6, lambda_fraction=0.6)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 
 from edge.sdk import console
 
@@ -96,6 +98,41 @@ def test_plain_progress_does_not_repeat_a_line(capsys: pytest.CaptureFixture[str
         "left out .onnx",
         "lower to .pte",
     ]
+
+
+def _drawn(width: int, name: str, total: int, done: int, elapsed: float, **figures: float) -> str:
+    """The line of a running stage on a terminal of so many columns."""
+    now = 0.0
+    bars = Progress(get_time=lambda: now)
+    task = bars.add_task(name, total=total, figures=console._figures(dict(figures)))
+    now = elapsed
+    bars.update(task, completed=done)
+    now = 2 * elapsed
+    bars.update(task, completed=2 * done)
+    out = io.StringIO()
+    screen = Console(file=out, width=width)
+    screen.print(console._StageColumn().render(bars.tasks[0]))
+    assert len(out.getvalue().splitlines()) == 1
+    return out.getvalue().rstrip()
+
+
+def test_all_that_matters_fits_80_columns_and_the_bar_goes_first() -> None:
+    training = {"loss": 0.5712, "accuracy": 0.99443, "test": 0.99167}
+    words = "12000/90000  3:15 left  loss 0.5712  accuracy 99.44 %  test 99.17 %"
+    for name in ("train", "float twin"):
+        wide = _drawn(120, name, 90_000, 6_000, 15.0, **training)
+        assert wide == f"{name}  {'━' * 24}  {words}"
+        assert _drawn(79, name, 90_000, 6_000, 15.0, **training).endswith(words)  # the spinner takes one
+    assert _drawn(79, "train", 90_000, 6_000, 15.0, **training) == f"train  {words}"
+    hours = _drawn(79, "float twin", 90_000, 300, 15.0, **training)
+    assert "1:14:30 left" in hours and "accuracy 99.44 %" in hours
+
+
+def test_on_a_narrow_terminal_the_last_figures_go_and_then_the_names_end() -> None:
+    narrow = _drawn(48, "train", 660, 165, 10.0, loss=0.5712, accuracy=0.99443, test=0.99167)
+    assert narrow == "train  330/660  0:20 left  loss 0.5712"
+    cut = _drawn(40, "verify on executorch, lower to .tflite", 360, 90, 1.0)
+    assert cut == "verify on executorc…  180/360  0:02 left"
 
 
 def test_terminal_progress_draws_on_standard_error_only(

@@ -103,6 +103,20 @@ def test_an_unknown_target_is_told_before_torch_is_imported(tmp_path: Path) -> N
     assert "'pi9' is not one of 'generic', 'pi-zero'" in done.stderr
 
 
+def test_a_format_that_the_target_does_not_read_is_a_wrong_command_line(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom edge.sdk.cli import cli\n"
+        "try: cli.main(['export', '--target', 'pi-zero', '--formats', 'pte,tflite,onnx'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "2 False\n"
+    assert done.stderr == (
+        "edge: error: --formats: no engine of --target pi-zero reads .tflite or .onnx: use --formats pte, "
+        "or another target (see 'edge export --help')\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -74,11 +74,25 @@ static window window_at(const pooling *pool, int d, int32_t out) {
 
 enum { MAX_KERNEL = 1, MAX_DILATION = 4, MAX_CEIL = 5, MAX_OUT = 6, MAX_INDICES = 7 };
 
+/* Columns that the windows of a row of outputs span, and how many of every stride_w-th column there are. */
+static size_t span_of(const pooling *pool) {
+  return ((size_t)pool->out_size[1] - 1) * (size_t)pool->stride[1] +
+         ((size_t)pool->kernel[1] - 1) * (size_t)pool->dilation[1] + 1;
+}
+static size_t phase_of(const pooling *pool) { return span_of(pool) / (size_t)pool->stride[1] + 1; }
+
+/* Floats of temporary memory a thread. */
+static uint64_t max_pool_floats(const pooling *pool) {
+  return span_of(pool) + (uint64_t)pool->stride[1] * phase_of(pool);
+}
+
 static edge_status check_max_pool2d(edge_call *call) {
   const edge_tensor *x;
   pooling pool;
   EDGE_TRY(edge_take_tensor(call, 0, "x", EDGE_F32, &x));
   EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
+  EDGE_TRY(edge_reserve(call, edge_whole_lines(max_pool_floats(&pool) * sizeof(float)) *
+                                  edge_thread_count(call->threads)));
   return check_output(call, MAX_OUT, "out", EDGE_F32, pool.out_size);
 }
 
@@ -89,8 +103,64 @@ static edge_status check_max_pool2d_with_indices(edge_call *call) {
   return check_output(call, MAX_INDICES, "indices", EDGE_I64, pool.out_size);
 }
 
-/* A NaN wins, as in torch. `indices` may be NULL. */
-static void max_pool(const pooling *pool, const float *x, float *out, int64_t *indices) {
+/* A NaN wins, as in torch. A loop that compilers vectorize. */
+static void keep_larger(size_t n, const float *x, float *best) {
+  for (size_t i = 0; i < n; ++i) best[i] = (x[i] > best[i]) | (x[i] != x[i]) ? x[i] : best[i];
+}
+
+typedef struct max_job {
+  const edge_call *call;
+  pooling pool;
+  int64_t planes; /* a task */
+} max_job;
+
+/* One row of outputs: first down the rows of its windows, then across, where the columns that all windows have at the
+ * same place lie side by side. */
+static void max_row(const pooling *pool, const float *x, int32_t oy, float *line, float *out) {
+  const size_t span = span_of(pool), phase = phase_of(pool), stride = (size_t)pool->stride[1];
+  const size_t width = (size_t)pool->size[1], padding = (size_t)pool->padding[1];
+  const size_t columns = (size_t)pool->out_size[1];
+  const window rows = window_at(pool, 0, oy);
+  for (size_t i = 0; i < span; ++i) line[i] = -INFINITY;
+  if (padding < span) {
+    const size_t inside = span - padding < width ? span - padding : width;
+    for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
+      keep_larger(inside, x + (size_t)y * width, line + padding);
+    }
+  }
+  float *phases = line + span;
+  if (stride == 1) {
+    phases = line;
+  } else {
+    for (size_t p = 0; p < stride; ++p) {
+      for (size_t i = 0; i * stride + p < span; ++i) phases[p * phase + i] = line[i * stride + p];
+    }
+  }
+  for (size_t i = 0; i < columns; ++i) out[i] = -INFINITY;
+  for (size_t k = 0; k < (size_t)pool->kernel[1]; ++k) {
+    const size_t at = k * (size_t)pool->dilation[1];
+    keep_larger(columns, phases + at % stride * phase + at / stride, out);
+  }
+}
+
+static void max_planes(void *context, size_t task, size_t thread) {
+  const max_job *work = context;
+  const pooling *pool = &work->pool;
+  const int64_t first = (int64_t)task * work->planes;
+  const int64_t last = first + work->planes < pool->planes ? first + work->planes : pool->planes;
+  const int64_t plane = (int64_t)pool->size[0] * pool->size[1];
+  const size_t room = (size_t)edge_whole_lines(max_pool_floats(pool) * sizeof(float));
+  float *line = (float *)((char *)work->call->scratch + thread * room);
+  float *out = (float *)edge_tensor_at(work->call, MAX_OUT)->data + first * pool->out_size[0] * pool->out_size[1];
+  for (int64_t p = first; p < last; ++p) {
+    for (int32_t oy = 0; oy < pool->out_size[0]; ++oy, out += pool->out_size[1]) {
+      max_row(pool, (const float *)edge_tensor_at(work->call, 0)->data + p * plane, oy, line, out);
+    }
+  }
+}
+
+/* The maxima and where they are, one by one. */
+static void max_pool_indices(const pooling *pool, const float *x, float *out, int64_t *indices) {
   for (int64_t p = 0; p < pool->planes; ++p, x += (int64_t)pool->size[0] * pool->size[1]) {
     for (int32_t oy = 0; oy < pool->out_size[0]; ++oy) {
       const window rows = window_at(pool, 0, oy);
@@ -108,7 +178,7 @@ static void max_pool(const pooling *pool, const float *x, float *out, int64_t *i
           }
         }
         *out++ = best;
-        if (indices != NULL) *indices++ = where;
+        *indices++ = where;
       }
     }
   }
@@ -117,15 +187,20 @@ static void max_pool(const pooling *pool, const float *x, float *out, int64_t *i
 static edge_status run_max_pool2d(edge_call *call) {
   pooling pool;
   EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
-  max_pool(&pool, edge_tensor_at(call, 0)->data, edge_tensor_at(call, MAX_OUT)->data, NULL);
+  const size_t threads = edge_thread_count(call->threads);
+  const int64_t tasks = threads > 1 ? 4 * (int64_t)threads : 1;
+  max_job work = {.call = call, .pool = pool, .planes = (pool.planes + tasks - 1) / tasks};
+  if (work.planes > 0) {
+    edge_parallel(call->threads, (size_t)((pool.planes + work.planes - 1) / work.planes), max_planes, &work);
+  }
   return EDGE_OK;
 }
 
 static edge_status run_max_pool2d_with_indices(edge_call *call) {
   pooling pool;
   EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
-  max_pool(&pool, edge_tensor_at(call, 0)->data, edge_tensor_at(call, MAX_OUT)->data,
-           edge_tensor_at(call, MAX_INDICES)->data);
+  max_pool_indices(&pool, edge_tensor_at(call, 0)->data, edge_tensor_at(call, MAX_OUT)->data,
+                   edge_tensor_at(call, MAX_INDICES)->data);
   return EDGE_OK;
 }
 

@@ -53,6 +53,35 @@ EDGE_INLINE float vf_fold(vf x) {
 }
 EDGE_INLINE float vf_largest(vf x) { return _mm512_reduce_max_ps(x); }
 
+/* t[i] lane j becomes t[j] lane i. */
+EDGE_INLINE void vf_turn(vf t[16]) {
+  vf u[16];
+  EDGE_UNROLL
+  for (int i = 0; i < 16; i += 2) {
+    u[i] = _mm512_unpacklo_ps(t[i], t[i + 1]);
+    u[i + 1] = _mm512_unpackhi_ps(t[i], t[i + 1]);
+  }
+  EDGE_UNROLL
+  for (int i = 0; i < 16; i += 4) { /* t[i + j]: column j of each 4 x 4 block of rows i .. i + 3 */
+    t[i] = _mm512_shuffle_ps(u[i], u[i + 2], 0x44);
+    t[i + 1] = _mm512_shuffle_ps(u[i], u[i + 2], 0xEE);
+    t[i + 2] = _mm512_shuffle_ps(u[i + 1], u[i + 3], 0x44);
+    t[i + 3] = _mm512_shuffle_ps(u[i + 1], u[i + 3], 0xEE);
+  }
+  EDGE_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const vf even = _mm512_shuffle_f32x4(t[j], t[4 + j], 0x88), odd = _mm512_shuffle_f32x4(t[j], t[4 + j], 0xDD);
+    const vf even2 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0x88);
+    const vf odd2 = _mm512_shuffle_f32x4(t[8 + j], t[12 + j], 0xDD);
+    u[j] = _mm512_shuffle_f32x4(even, even2, 0x88);
+    u[4 + j] = _mm512_shuffle_f32x4(odd, odd2, 0x88);
+    u[8 + j] = _mm512_shuffle_f32x4(even, even2, 0xDD);
+    u[12 + j] = _mm512_shuffle_f32x4(odd, odd2, 0xDD);
+  }
+  EDGE_UNROLL
+  for (int i = 0; i < 16; ++i) t[i] = u[i];
+}
+
 EDGE_INLINE vi vi_set(int32_t x) { return _mm512_set1_epi32(x); }
 EDGE_INLINE vi vi_load(const int32_t *p) { return _mm512_loadu_si512(p); }
 EDGE_INLINE void vi_store(int32_t *p, vi x) { _mm512_storeu_si512(p, x); }

@@ -115,10 +115,14 @@ static attention_scratch v_turn(const edge_attention_head *head) {
   own.scores = own.values + head->keys * own.value_step;
   for (size_t s = 0; s < head->keys; s += 16) {
     const size_t lanes = head->keys - s < 16 ? head->keys - s : 16;
-    for (size_t d = 0; d < head->depth; ++d) {
-      float *to = own.keys + d * own.key_step + s;
-      for (size_t l = 0; l < lanes; ++l) to[l] = head->k[(s + l) * head->k_step + d];
-      for (size_t l = lanes; l < 16; ++l) to[l] = 0.0f;
+    for (size_t d = 0; d < head->depth; d += 16) {
+      const size_t deep = head->depth - d < 16 ? head->depth - d : 16;
+      vf t[16];
+      for (size_t l = 0; l < 16; ++l) {
+        t[l] = l < lanes ? vf_load_first(head->k + (s + l) * head->k_step + d, deep) : vf_set(0.0f);
+      }
+      vf_turn(t);
+      for (size_t i = 0; i < deep; ++i) vf_store(own.keys + (d + i) * own.key_step + s, t[i]);
     }
     for (size_t l = 0; l < lanes; ++l) {
       memcpy(own.values + (s + l) * own.value_step, head->v + (s + l) * head->v_step, head->depth * sizeof(float));

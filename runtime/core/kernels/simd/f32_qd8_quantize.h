@@ -24,14 +24,6 @@ EDGE_INLINE moments v_moments(size_t k, const float *x, float eps) {
   return (moments){mean, 1.0f / sqrtf(variance + eps)};
 }
 
-/* Codes as int32, clipped, 0 where NaN. */
-EDGE_INLINE vi v_code(vf x, vf scale, vf low) {
-  vf code = vf_rint(vf_mul(x, scale));
-  code = vf_select(vf_less(vf_set(127.0f), code), vf_set(127.0f), code);
-  code = vf_select(vf_less(code, low), low, code);
-  return vf_to_int(vf_select(vf_nan(code), vf_set(0.0f), code));
-}
-
 static void EDGE_SIMD(quantize)(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
                                 int8_t *codes, edge_row *row) {
   moments norm = {0.0f, 1.0f};

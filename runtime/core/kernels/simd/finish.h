@@ -37,14 +37,19 @@ static void v_finish(const edge_qd8_gemm *gemm, int32_t *sums, int zero_point, s
     }
   }
   if (out->step == 1) return;
-  /* A convolution's outputs of one channel lie side by side. */
+  /* A convolution's: those of one channel lie side by side, row_step is 1. */
   const float *done = (const float *)sums;
-  for (size_t j = 0; j < count; ++j) {
-    const size_t to = (first + j) * out->step;
-    for (size_t r = 0; r < gemm->rows; ++r) {
-      const size_t place = to + r * out->row_step;
-      const float y = done[r * EDGE_PANEL + j];
-      out->data[place] = out->residual != NULL ? out->residual[place] + y : y;
+  for (size_t r = 0; r < gemm->rows; r += 16) {
+    const size_t lanes = gemm->rows - r < 16 ? gemm->rows - r : 16;
+    for (size_t j = 0; j < count; j += 16) {
+      vf t[16];
+      for (size_t i = 0; i < 16; ++i) t[i] = vf_load(done + (r + (i < lanes ? i : 0)) * EDGE_PANEL + j);
+      vf_turn(t);
+      for (size_t i = 0; i < 16 && j + i < count; ++i) {
+        const size_t to = (first + j + i) * out->step + r;
+        if (out->residual != NULL) t[i] = vf_add(vf_load_first(out->residual + to, lanes), t[i]);
+        vf_store_first(out->data + to, t[i], lanes);
+      }
     }
   }
 }

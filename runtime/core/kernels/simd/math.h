@@ -83,3 +83,11 @@ EDGE_INLINE vf v_activate(vf x, int activation) {
     default: return x;
   }
 }
+
+/* The code of scalar/f32_qd8_quantize.c: clipped to low .. 127, and 0 where that is NaN. */
+EDGE_INLINE vi v_code(vf x, vf scale, vf low) {
+  vf code = vf_rint(vf_mul(x, scale));
+  code = vf_select(vf_less(vf_set(127.0f), code), vf_set(127.0f), code);
+  code = vf_select(vf_less(code, low), low, code);
+  return vf_to_int(vf_select(vf_nan(code), vf_set(0.0f), code));
+}

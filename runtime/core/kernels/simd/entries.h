@@ -1,0 +1,26 @@
+/* Names of the kernels that each instruction set has in files of its own, and how they stand in its table. */
+#ifndef EDGE_KERNELS_SIMD_ENTRIES_H
+#define EDGE_KERNELS_SIMD_ENTRIES_H
+
+#include "kernels/kernels.h"
+
+#define EDGE_DECLARE_GEMM(weights, isa)                                            \
+  size_t edge_##weights##_packed_bytes__##isa(size_t n, size_t k);                 \
+  void edge_##weights##_pack__##isa(size_t n, size_t k, const uint8_t *, void *);  \
+  void edge_##weights##_gemm__##isa(const edge_qd8_gemm *, size_t first, size_t last);
+#define EDGE_GEMM(weights, isa) \
+  { edge_##weights##_packed_bytes__##isa, edge_##weights##_pack__##isa, edge_##weights##_gemm__##isa }
+
+#define EDGE_DECLARE_CONV2D(isa)                                                          \
+  size_t edge_qd8_conv2d_packed_bytes__##isa(const edge_conv2d *);                        \
+  void edge_qd8_conv2d_pack__##isa(const edge_conv2d *, const int8_t *weight, void *);    \
+  size_t edge_qd8_conv2d_image_bytes__##isa(const edge_conv2d *);                         \
+  void edge_qd8_conv2d_quantize__##isa(const edge_conv2d *, const float *, void *, float *row_scale); \
+  void edge_qd8_conv2d__##isa(const edge_qd8_conv2d *, size_t first, size_t last);
+#define EDGE_CONV2D(isa)                                                                                           \
+  {                                                                                                                \
+    edge_qd8_conv2d_packed_bytes__##isa, edge_qd8_conv2d_pack__##isa, edge_qd8_conv2d_image_bytes__##isa,          \
+        edge_qd8_conv2d_quantize__##isa, edge_qd8_conv2d__##isa                                                    \
+  }
+
+#endif
