@@ -62,10 +62,26 @@ static inline void pack(size_t n, size_t k, const uint8_t *weight, void *packed)
   }
 }
 
-#if EDGE_BITS < 8
 EDGE_NEON_BEGIN
+
+typedef struct four_registers {
+  int8x16_t val[4];
+} four_registers;
+
+EDGE_INLINE four_registers load_block(const int8_t *from) {
+#if defined(__aarch64__)
+  const int8x16x4_t w = vld1q_s8_x4(from);
+  return (four_registers){{w.val[0], w.val[1], w.val[2], w.val[3]}};
+#else
+  return (four_registers){{vld1q_s8(from), vld1q_s8(from + 16), vld1q_s8(from + 32), vld1q_s8(from + 48)}};
+#endif
+}
+
+#if EDGE_BITS < 8
+
 /* One register of field f. */
-EDGE_INLINE int8x16_t field_of(uint8x16_t packed, const int f) {
+EDGE_INLINE int8x16_t field_of(int8x16_t bytes, const int f) {
+  const uint8x16_t packed = vreinterpretq_u8_s8(bytes);
 #if EDGE_BITS == 2
   const uint8x16_t mask = vdupq_n_u8(3);
   switch (f) { /* the shift is an immediate */
@@ -78,5 +94,15 @@ EDGE_INLINE int8x16_t field_of(uint8x16_t packed, const int f) {
   return vreinterpretq_s8_u8(f == 0 ? vandq_u8(packed, vdupq_n_u8(15)) : vshrq_n_u8(packed, 4));
 #endif
 }
-EDGE_NEON_END
+
+EDGE_INLINE void store_block(int8_t *to, four_registers w) {
+#if defined(__aarch64__)
+  vst1q_s8_x4(to, (int8x16x4_t){{w.val[0], w.val[1], w.val[2], w.val[3]}});
+#else
+  for (size_t i = 0; i < 4; ++i) vst1q_s8(to + 16 * i, w.val[i]);
 #endif
+}
+
+#endif
+
+EDGE_NEON_END

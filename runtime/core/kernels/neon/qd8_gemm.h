@@ -2,17 +2,18 @@
  * the tile functions of an instruction set defined.
  *
  * Weights of 2 and 4 bits are unpacked, a panel's DEPTH at a time, into a buffer that the nearest cache holds, and then
- * meet all rows. A single row is multiplied without the detour. The codes as they are stored (0 .. 3, 0 .. 15) are
- * multiplied; the zero point is taken off at the end, as in scalar/qd8_f32_qc2w_gemm.c.
+ * meet all rows. A single row is multiplied without the detour. The codes are multiplied as they are stored (0 .. 3,
+ * 0 .. 15); what the zero point makes too much of it is where the sums start from.
  *
  * An instruction set defines
  *
  *   arrange(rows, depth, codes, padded, to)     writes the rows of activations in the order that `tiles` wants them,
  *                                               if ARRANGED_BYTES > 0
- *   tiles(rows, depth, codes, padded, weights, add, sums)
- *                                               all rows and one block of unpacked weights; adds to the sums or sets
- *                                               them: sums[r * EDGE_PANEL + j] for output j of the block
- *   row_tile(depth, codes, set, sums)           one row and one set of packed weights (2 and 4 bits): all its fields;
+ *   tiles(rows, depth, codes, padded, weights, start, sums)
+ *                                               all rows and one block of unpacked weights: adds to the sums, or, if
+ *                                               start is not NULL, to start[r]; sums[r * EDGE_PANEL + j] is for output
+ *                                               j of the block
+ *   row_tile(depth, codes, set, start, sums)    one row and one set of packed weights (2 and 4 bits): all its fields;
  *                                               sums[j] for output j of the panel that is in the set
  */
 #include "kernels/scalar/epilogue.h"
@@ -21,11 +22,9 @@
 #define DEPTH 256
 
 #if EDGE_BITS < 8
-EDGE_INLINE void store_fields(const int f, uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d, int8_t *to) {
-  vst1q_s8(to, field_of(a, f));
-  vst1q_s8(to + 16, field_of(b, f));
-  vst1q_s8(to + 32, field_of(c, f));
-  vst1q_s8(to + 48, field_of(d, f));
+EDGE_INLINE void store_fields(const int f, four_registers w, int8_t *to) {
+  store_block(to, (four_registers){{field_of(w.val[0], f), field_of(w.val[1], f), field_of(w.val[2], f),
+                                    field_of(w.val[3], f)}});
 }
 
 /* Groups first .. first + count - 1 of a panel: unpacked[block][group][register][byte]. */
@@ -35,12 +34,12 @@ EDGE_INLINE void unpack(const uint8_t *panel, size_t groups, size_t first, size_
     int8_t *to = unpacked + v * count * BLOCK_BYTES;
     const size_t field = SETS * count * BLOCK_BYTES;
     for (size_t g = 0; g < count; ++g, from += BLOCK_BYTES, to += BLOCK_BYTES) {
-      const uint8x16_t a = vld1q_u8(from), b = vld1q_u8(from + 16), c = vld1q_u8(from + 32), d = vld1q_u8(from + 48);
-      store_fields(0, a, b, c, d, to);
-      store_fields(1, a, b, c, d, to + field);
+      const four_registers w = load_block((const int8_t *)from);
+      store_fields(0, w, to);
+      store_fields(1, w, to + field);
 #if EDGE_BITS == 2
-      store_fields(2, a, b, c, d, to + 2 * field);
-      store_fields(3, a, b, c, d, to + 3 * field);
+      store_fields(2, w, to + 2 * field);
+      store_fields(3, w, to + 3 * field);
 #endif
     }
   }
@@ -49,36 +48,37 @@ EDGE_INLINE void unpack(const uint8_t *panel, size_t groups, size_t first, size_
 
 /* The sums of a panel's first `blocks` blocks. */
 EDGE_INLINE void panel_sums(const edge_qd8_gemm *gemm, const uint8_t *panel, size_t blocks, const int8_t *arranged,
-                            int8_t *rearranged, int32_t *sums) {
+                            int8_t *rearranged, const int32_t *start, int32_t *sums) {
   const size_t depth = depth_of(gemm->k), groups = depth / GROUP;
 #if EDGE_BITS < 8
   if (gemm->rows == 1) {
     for (size_t v = 0; v < SETS && v < blocks; ++v) {
-      row_tile(depth, gemm->codes, panel + v * groups * BLOCK_BYTES, sums + v * BLOCK);
+      row_tile(depth, gemm->codes, panel + v * groups * BLOCK_BYTES, *start, sums + v * BLOCK);
     }
     return;
   }
 #endif
-  for (size_t start = 0; start < depth; start += DEPTH) {
-    const size_t count = depth - start < DEPTH ? depth - start : DEPTH;
+  for (size_t k = 0; k < depth; k += DEPTH) {
+    const size_t count = depth - k < DEPTH ? depth - k : DEPTH;
 #if EDGE_BITS < 8
     int8_t weights[EDGE_PANEL * DEPTH];
-    unpack(panel, groups, start / GROUP, count / GROUP, weights);
+    unpack(panel, groups, k / GROUP, count / GROUP, weights);
     const size_t step = count / GROUP * BLOCK_BYTES;
 #else
-    const int8_t *weights = (const int8_t *)panel + start / GROUP * BLOCK_BYTES;
+    const int8_t *weights = (const int8_t *)panel + k / GROUP * BLOCK_BYTES;
     const size_t step = groups * BLOCK_BYTES;
 #endif
-    const int8_t *codes = gemm->codes + start;
+    const int8_t *codes = gemm->codes + k;
     if (ARRANGED_BYTES > 0) {
       codes = arranged;
       if (arranged == NULL) {
-        arrange(gemm->rows, count, gemm->codes + start, gemm->padded, rearranged);
+        arrange(gemm->rows, count, gemm->codes + k, gemm->padded, rearranged);
         codes = rearranged;
       }
     }
     for (size_t b = 0; b < blocks; ++b) {
-      tiles(gemm->rows, count, codes, gemm->padded, weights + b * step, start > 0, sums + b * BLOCK);
+      tiles(gemm->rows, count, codes, gemm->padded, weights + b * step, k > 0 ? NULL : start,
+            sums + b * BLOCK);
     }
   }
 }
@@ -94,7 +94,8 @@ EDGE_INLINE void panel_sums(const edge_qd8_gemm *gemm, const uint8_t *panel, siz
 static void v_finish(const edge_qd8_gemm *gemm, int32_t *sums, int zero_point, size_t first, size_t count) {
   for (size_t r = 0; r < gemm->rows; ++r) {
     for (size_t j = 0; j < count; ++j) {
-      const int32_t exact = sums[r * EDGE_PANEL + j] - zero_point * gemm->row[r].sum;
+      (void)zero_point;
+      const int32_t exact = sums[r * EDGE_PANEL + j];
       edge_store(&gemm->out, r, first + j, edge_dequantize(exact, first + j, gemm->row[r].scale, &gemm->epilogue));
     }
   }
@@ -109,11 +110,13 @@ static void run(const edge_qd8_gemm *gemm, size_t first, size_t last) {
     arrange(gemm->rows, depth, gemm->codes, gemm->padded, buffer);
     arranged = buffer;
   }
+  int32_t start[EDGE_ROW_BLOCK + 1] = {0}; /* one more, because rows may come in pairs */
+  for (size_t r = 0; r < gemm->rows && EDGE_BITS < 8; ++r) start[r] = -gemm->zero_point * gemm->row[r].sum;
   for (size_t o = first; o < last; o += EDGE_PANEL) {
     const size_t count = last - o < EDGE_PANEL ? last - o : EDGE_PANEL;
     int32_t sums[EDGE_ROW_BLOCK * EDGE_PANEL];
     panel_sums(gemm, (const uint8_t *)gemm->weight + o / EDGE_PANEL * panel_bytes, (count + BLOCK - 1) / BLOCK,
-               arranged, buffer, sums);
-    v_finish(gemm, sums, EDGE_BITS == 8 ? 0 : gemm->zero_point, o, count);
+               arranged, buffer, start, sums);
+    v_finish(gemm, sums, 0, o, count);
   }
 }

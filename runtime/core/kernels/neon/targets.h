@@ -8,9 +8,10 @@
 
 #include "kernels/simd/target.h"
 
-/* Keeps loads from being moved up to here: a compiler that fetches all weights of a loop at once has no registers left
- * for the sums. */
-#define EDGE_LOAD_LATER __asm__ volatile("" ::: "memory")
+/* After `pointer` was moved on: keeps the loads that follow from being moved up to here, because a compiler that fetches
+ * all weights of a loop at once has no registers left for the sums; and keeps it from turning the pointer into another
+ * plus an offset, so that the load before moves it on for nothing. */
+#define EDGE_KEEP_ORDER(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
 
 #if defined(__aarch64__)
 #define EDGE_NEON_BEGIN

@@ -30,19 +30,6 @@ EDGE_INLINE int32x4_t fold(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
   return pairwise(pairwise(a, b), pairwise(c, d));
 }
 
-typedef struct four_registers {
-  int8x16_t val[4];
-} four_registers;
-
-EDGE_INLINE four_registers load_block(const int8_t *weights) {
-#if defined(__aarch64__)
-  const int8x16x4_t w = vld1q_s8_x4(weights);
-  return (four_registers){{w.val[0], w.val[1], w.val[2], w.val[3]}};
-#else
-  return (four_registers){{vld1q_s8(weights), vld1q_s8(weights + 16), vld1q_s8(weights + 32), vld1q_s8(weights + 48)}};
-#endif
-}
-
 #if EDGE_BITS < 8
 
 EDGE_INLINE int16x8_t multiply_add(int16x8_t sum, int8x16_t w, int8x16_t x) {
@@ -73,7 +60,7 @@ EDGE_INLINE int32x4_t wide_sum(int32x4_t sum) { return sum; }
 #endif
 
 EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
-                      bool add, int32_t *sums) {
+                      const int32_t *start, int32_t *sums) {
   tile_sum sum[TILE_ROWS][4];
   EDGE_UNROLL
   for (size_t r = 0; r < rows; ++r) {
@@ -91,47 +78,49 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
   }
   EDGE_UNROLL
   for (size_t r = 0; r < rows; ++r) {
-    int32x4_t four = fold(wide_sum(sum[r][0]), wide_sum(sum[r][1]), wide_sum(sum[r][2]), wide_sum(sum[r][3]));
-    if (add) four = vaddq_s32(four, vld1q_s32(sums + r * EDGE_PANEL));
-    vst1q_s32(sums + r * EDGE_PANEL, four);
+    const int32x4_t before = start != NULL ? vdupq_n_s32(start[r]) : vld1q_s32(sums + r * EDGE_PANEL);
+    const int32x4_t four = fold(wide_sum(sum[r][0]), wide_sum(sum[r][1]), wide_sum(sum[r][2]), wide_sum(sum[r][3]));
+    vst1q_s32(sums + r * EDGE_PANEL, vaddq_s32(before, four));
   }
 }
 
 /* As many values of k as may be added up before a fold. */
 static void tiles_of_a_fold(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
-                            bool add, int32_t *sums) {
+                            const int32_t *start, int32_t *sums) {
   size_t r = 0;
   for (; r + TILE_ROWS <= rows; r += TILE_ROWS) {
-    tile(TILE_ROWS, depth, codes + r * padded, padded, weights, add, sums + r * EDGE_PANEL);
+    tile(TILE_ROWS, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
+    if (start != NULL) start += TILE_ROWS;
   }
   codes += r * padded;
   sums += r * EDGE_PANEL;
   switch (rows - r) {
-    case 1: tile(1, depth, codes, padded, weights, add, sums); break;
+    case 1: tile(1, depth, codes, padded, weights, start, sums); break;
 #if TILE_ROWS > 2
-    case 2: tile(2, depth, codes, padded, weights, add, sums); break;
-    case 3: tile(3, depth, codes, padded, weights, add, sums); break;
+    case 2: tile(2, depth, codes, padded, weights, start, sums); break;
+    case 3: tile(3, depth, codes, padded, weights, start, sums); break;
 #endif
     default: break;
   }
 }
 
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights, bool add,
-                  int32_t *sums) {
+static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+                  const int32_t *start, int32_t *sums) {
 #if EDGE_BITS == 4
-  for (size_t start = 0; start < depth; start += FOLD) {
-    const size_t count = depth - start < FOLD ? depth - start : FOLD;
-    tiles_of_a_fold(rows, count, codes + start, padded, weights + start / GROUP * BLOCK_BYTES, add || start > 0, sums);
+  for (size_t k = 0; k < depth; k += FOLD) {
+    const size_t count = depth - k < FOLD ? depth - k : FOLD;
+    tiles_of_a_fold(rows, count, codes + k, padded, weights + k / GROUP * BLOCK_BYTES, k > 0 ? NULL : start, sums);
   }
 #else
-  tiles_of_a_fold(rows, depth, codes, padded, weights, add, sums);
+  tiles_of_a_fold(rows, depth, codes, padded, weights, start, sums);
 #endif
 }
 
 #if EDGE_BITS < 8
 
 /* Up to FOLD values of k. */
-EDGE_INLINE void row_tile_of_a_fold(size_t depth, const int8_t *codes, const uint8_t *set, bool add, int32_t *sums) {
+EDGE_INLINE void row_tile_of_a_fold(size_t depth, const int8_t *codes, const uint8_t *set, const int32_t *start,
+                                    int32_t *sums) {
   int16x8_t sum[FIELDS][4];
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
@@ -145,23 +134,23 @@ EDGE_INLINE void row_tile_of_a_fold(size_t depth, const int8_t *codes, const uin
     for (size_t i = 0; i < 4; ++i) {
       EDGE_UNROLL
       for (int f = 0; f < FIELDS; ++f) {
-        sum[f][i] = multiply_add(sum[f][i], field_of(vreinterpretq_u8_s8(w.val[i]), f), x);
+        sum[f][i] = multiply_add(sum[f][i], field_of(w.val[i], f), x);
       }
     }
   }
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
     int32_t *to = sums + f * SETS * BLOCK;
-    int32x4_t four = fold(wide_sum(sum[f][0]), wide_sum(sum[f][1]), wide_sum(sum[f][2]), wide_sum(sum[f][3]));
-    if (add) four = vaddq_s32(four, vld1q_s32(to));
-    vst1q_s32(to, four);
+    const int32x4_t before = start != NULL ? vdupq_n_s32(*start) : vld1q_s32(to);
+    const int32x4_t four = fold(wide_sum(sum[f][0]), wide_sum(sum[f][1]), wide_sum(sum[f][2]), wide_sum(sum[f][3]));
+    vst1q_s32(to, vaddq_s32(before, four));
   }
 }
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t *sums) {
-  for (size_t start = 0; start < depth; start += FOLD) {
-    const size_t count = depth - start < FOLD ? depth - start : FOLD;
-    row_tile_of_a_fold(count, codes + start, set + start / GROUP * BLOCK_BYTES, start > 0, sums);
+static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
+  for (size_t k = 0; k < depth; k += FOLD) {
+    const size_t count = depth - k < FOLD ? depth - k : FOLD;
+    row_tile_of_a_fold(count, codes + k, set + k / GROUP * BLOCK_BYTES, k > 0 ? NULL : &start, sums);
   }
 }
 

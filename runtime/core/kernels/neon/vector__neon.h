@@ -100,6 +100,40 @@ EDGE_INLINE float vf_largest(vf x) {
   return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.b), vmaxq_f32(x.c, x.d)));
 }
 
+/* Four by four. */
+EDGE_INLINE void edge_turnq(float32x4_t *a, float32x4_t *b, float32x4_t *c, float32x4_t *d) {
+  const float64x2_t ab = vreinterpretq_f64_f32(vtrn1q_f32(*a, *b)), ba = vreinterpretq_f64_f32(vtrn2q_f32(*a, *b));
+  const float64x2_t cd = vreinterpretq_f64_f32(vtrn1q_f32(*c, *d)), dc = vreinterpretq_f64_f32(vtrn2q_f32(*c, *d));
+  *a = vreinterpretq_f32_f64(vtrn1q_f64(ab, cd));
+  *b = vreinterpretq_f32_f64(vtrn1q_f64(ba, dc));
+  *c = vreinterpretq_f32_f64(vtrn2q_f64(ab, cd));
+  *d = vreinterpretq_f32_f64(vtrn2q_f64(ba, dc));
+}
+
+#define EDGE_SWAP(x, y)          \
+  do {                           \
+    const float32x4_t other = x; \
+    x = y;                       \
+    y = other;                   \
+  } while (0)
+
+EDGE_INLINE void vf_turn(vf t[16]) {
+  for (size_t i = 0; i < 16; i += 4) {
+    edge_turnq(&t[i].a, &t[i + 1].a, &t[i + 2].a, &t[i + 3].a);
+    edge_turnq(&t[i].b, &t[i + 1].b, &t[i + 2].b, &t[i + 3].b);
+    edge_turnq(&t[i].c, &t[i + 1].c, &t[i + 2].c, &t[i + 3].c);
+    edge_turnq(&t[i].d, &t[i + 1].d, &t[i + 2].d, &t[i + 3].d);
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    EDGE_SWAP(t[i].b, t[i + 4].a);
+    EDGE_SWAP(t[i].c, t[i + 8].a);
+    EDGE_SWAP(t[i].d, t[i + 12].a);
+    EDGE_SWAP(t[i + 4].c, t[i + 8].b);
+    EDGE_SWAP(t[i + 4].d, t[i + 12].b);
+    EDGE_SWAP(t[i + 8].d, t[i + 12].c);
+  }
+}
+
 EDGE_INLINE vi vi_set(int32_t x) {
   const int32x4_t four = vdupq_n_s32(x);
   return (vi){four, four, four, four};

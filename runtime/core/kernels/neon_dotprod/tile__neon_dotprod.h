@@ -9,8 +9,9 @@ EDGE_INLINE void arrange(size_t rows, size_t depth, const int8_t *codes, size_t 
 
 #define EDGE_QUAD(q)                                                                    \
   do {                                                                                  \
-    EDGE_LOAD_LATER;                                                                    \
-    const int8x16x4_t w = vld1q_s8_x4(weights + (q)*BLOCK_BYTES);                       \
+    const four_registers w = load_block(weights);                                       \
+    weights += BLOCK_BYTES;                                                             \
+    EDGE_KEEP_ORDER(weights);                                                           \
     EDGE_UNROLL                                                                         \
     for (size_t r = 0; r < rows; ++r) {                                                 \
       sum[r][0] = vdotq_laneq_s32(sum[r][0], w.val[0], x[r], q);                        \
@@ -21,14 +22,16 @@ EDGE_INLINE void arrange(size_t rows, size_t depth, const int8_t *codes, size_t 
   } while (0)
 
 EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
-                      bool add, int32_t *sums) {
+                      const int32_t *start, int32_t *sums) {
   int32x4_t sum[4][4];
   EDGE_UNROLL
   for (size_t r = 0; r < rows; ++r) {
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[r][i] = add ? vld1q_s32(sums + r * EDGE_PANEL + 4 * i) : vdupq_n_s32(0);
+    for (size_t i = 0; i < 4; ++i) {
+      sum[r][i] = start != NULL ? vdupq_n_s32(start[r]) : vld1q_s32(sums + r * EDGE_PANEL + 4 * i);
+    }
   }
-  for (const int8_t *end = codes + depth; codes < end; codes += 16, weights += 4 * BLOCK_BYTES) {
+  for (const int8_t *end = codes + depth; codes < end; codes += 16) {
     int8x16_t x[4];
     EDGE_UNROLL
     for (size_t r = 0; r < rows; ++r) x[r] = vld1q_s8(codes + r * padded);
@@ -44,16 +47,19 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
   }
 }
 
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights, bool add,
-                  int32_t *sums) {
+static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+                  const int32_t *start, int32_t *sums) {
   size_t r = 0;
-  for (; r + 4 <= rows; r += 4) tile(4, depth, codes + r * padded, padded, weights, add, sums + r * EDGE_PANEL);
+  for (; r + 4 <= rows; r += 4) {
+    tile(4, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
+    if (start != NULL) start += 4;
+  }
   codes += r * padded;
   sums += r * EDGE_PANEL;
   switch (rows - r) {
-    case 1: tile(1, depth, codes, padded, weights, add, sums); break;
-    case 2: tile(2, depth, codes, padded, weights, add, sums); break;
-    case 3: tile(3, depth, codes, padded, weights, add, sums); break;
+    case 1: tile(1, depth, codes, padded, weights, start, sums); break;
+    case 2: tile(2, depth, codes, padded, weights, start, sums); break;
+    case 3: tile(3, depth, codes, padded, weights, start, sums); break;
     default: break;
   }
 }
@@ -62,15 +68,16 @@ static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded,
 
 /* Masks without shifts: field f's sums are 4^f times too large, which is taken off at the end, except in the last field,
  * where the codes would not be positive. */
-EDGE_INLINE int8x16_t scaled_field_of(uint8x16_t packed, const int f) {
+EDGE_INLINE int8x16_t scaled_field_of(int8x16_t packed, const int f) {
   if (EDGE_BITS == 4 || f == 0 || f == 3) return field_of(packed, f);
-  return vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(f == 1 ? 0x0C : 0x30)));
+  return vandq_s8(packed, vdupq_n_s8(f == 1 ? 0x0C : 0x30));
 }
 
 #define EDGE_ROW_QUAD(q)                                                                \
   do {                                                                                  \
-    EDGE_LOAD_LATER;                                                                    \
-    const uint8x16x4_t w = vld1q_u8_x4(set + (q)*BLOCK_BYTES);                          \
+    const four_registers w = load_block((const int8_t *)set);                           \
+    set += BLOCK_BYTES;                                                                 \
+    EDGE_KEEP_ORDER(set);                                                               \
     EDGE_UNROLL                                                                         \
     for (int f = 0; f < FIELDS; ++f) {                                                  \
       sum[f][0] = vdotq_laneq_s32(sum[f][0], scaled_field_of(w.val[0], f), x, q);       \
@@ -83,14 +90,14 @@ EDGE_INLINE int8x16_t scaled_field_of(uint8x16_t packed, const int f) {
 /* 48 * 128 * k, the largest of such sums, stays below 2^31 up to here. */
 #define DEEPEST 349525
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t *sums) {
+static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
   int32x4_t sum[FIELDS][4];
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[f][i] = vdupq_n_s32(0);
+    for (size_t i = 0; i < 4; ++i) sum[f][i] = vdupq_n_s32(EDGE_BITS == 2 && f == 1 ? 4 * start : EDGE_BITS == 2 && f == 2 ? 16 * start : start);
   }
-  for (const int8_t *end = codes + depth; codes < end; codes += 16, set += 4 * BLOCK_BYTES) {
+  for (const int8_t *end = codes + depth; codes < end; codes += 16) {
     const int8x16_t x = vld1q_s8(codes);
     EDGE_ROW_QUAD(0);
     EDGE_ROW_QUAD(1);

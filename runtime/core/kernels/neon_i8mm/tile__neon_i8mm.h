@@ -18,57 +18,71 @@ EDGE_INLINE void arrange(size_t rows, size_t depth, const int8_t *codes, size_t 
   }
 }
 
-/* Sums of two rows and two times two outputs, row by row. */
-EDGE_INLINE void add_pairs(bool add, int32x4_t a, int32x4_t b, int32_t *sums) {
-  const int64x2_t first = vreinterpretq_s64_s32(a), second = vreinterpretq_s64_s32(b);
-  int32x4_t row = vreinterpretq_s32_s64(vzip1q_s64(first, second));
-  int32x4_t next = vreinterpretq_s32_s64(vzip2q_s64(first, second));
-  if (add) {
-    row = vaddq_s32(row, vld1q_s32(sums));
-    next = vaddq_s32(next, vld1q_s32(sums + EDGE_PANEL));
-  }
-  vst1q_s32(sums, row);
-  vst1q_s32(sums + EDGE_PANEL, next);
-}
+/* One group of k; takes the pointers on. */
+#define EDGE_OCTET                                                                              \
+  do {                                                                                          \
+    const four_registers w = load_block(weights), two_rows = load_block(x);                     \
+    weights += BLOCK_BYTES;                                                                     \
+    x += BLOCK_BYTES;                                                                           \
+    EDGE_KEEP_ORDER(weights);                                                                   \
+    EDGE_KEEP_ORDER(x);                                                                         \
+    EDGE_UNROLL                                                                                 \
+    for (size_t p = 0; p < pairs; ++p) {                                                        \
+      EDGE_UNROLL                                                                               \
+      for (size_t i = 0; i < 4; ++i) sum[p][i] = vmmlaq_s32(sum[p][i], two_rows.val[p], w.val[i]); \
+    }                                                                                           \
+  } while (0)
 
-EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const int8_t *weights, bool add,
+EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const int8_t *weights, const int32_t *start,
                       int32_t *sums) {
-  int32x4_t sum[TILE_PAIRS][4];
+  int32x4_t sum[TILE_PAIRS][4]; /* two rows times two outputs */
   EDGE_UNROLL
   for (size_t p = 0; p < pairs; ++p) {
-    EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[p][i] = vdupq_n_s32(0);
-  }
-  for (const int8_t *end = x + 8 * depth; x < end; x += BLOCK_BYTES, weights += BLOCK_BYTES) {
-    const int8x16x4_t w = vld1q_s8_x4(weights), two_rows = vld1q_s8_x4(x);
-    EDGE_UNROLL
-    for (size_t p = 0; p < pairs; ++p) {
-      sum[p][0] = vmmlaq_s32(sum[p][0], two_rows.val[p], w.val[0]);
-      sum[p][1] = vmmlaq_s32(sum[p][1], two_rows.val[p], w.val[1]);
-      sum[p][2] = vmmlaq_s32(sum[p][2], two_rows.val[p], w.val[2]);
-      sum[p][3] = vmmlaq_s32(sum[p][3], two_rows.val[p], w.val[3]);
+    int32x4_t first = vdupq_n_s32(0);
+    if (start != NULL) {
+      const int32x2_t two = vld1_s32(start + 2 * p);
+      first = vcombine_s32(vdup_lane_s32(two, 0), vdup_lane_s32(two, 1));
     }
+    EDGE_UNROLL
+    for (size_t i = 0; i < 4; ++i) sum[p][i] = first;
+  }
+  for (const int8_t *end = x + 8 * depth; x < end;) { /* a whole number of two groups */
+    EDGE_OCTET;
+    EDGE_OCTET;
   }
   EDGE_UNROLL
   for (size_t p = 0; p < pairs; ++p) {
-    add_pairs(add, sum[p][0], sum[p][1], sums + 2 * p * EDGE_PANEL);
-    add_pairs(add, sum[p][2], sum[p][3], sums + 2 * p * EDGE_PANEL + 4);
+    EDGE_UNROLL
+    for (size_t i = 0; i < 4; i += 2) {
+      const int64x2_t a = vreinterpretq_s64_s32(sum[p][i]), b = vreinterpretq_s64_s32(sum[p][i + 1]);
+      int32x4_t row = vreinterpretq_s32_s64(vzip1q_s64(a, b)), next = vreinterpretq_s32_s64(vzip2q_s64(a, b));
+      int32_t *to = sums + 2 * p * EDGE_PANEL + 2 * i;
+      if (start == NULL) {
+        row = vaddq_s32(row, vld1q_s32(to));
+        next = vaddq_s32(next, vld1q_s32(to + EDGE_PANEL));
+      }
+      vst1q_s32(to, row);
+      vst1q_s32(to + EDGE_PANEL, next);
+    }
   }
 }
 
 /* With an odd number of rows the last is computed twice; there is an even number of sums. */
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights, bool add,
-                  int32_t *sums) {
+static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+                  const int32_t *start, int32_t *sums) {
   (void)padded;
   size_t r = 0;
-  for (; r + 8 <= rows; r += 8) tile(4, depth, codes + r * depth, weights, add, sums + r * EDGE_PANEL);
+  for (; r + 8 <= rows; r += 8) {
+    tile(4, depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
+    if (start != NULL) start += 8;
+  }
   codes += r * depth;
   sums += r * EDGE_PANEL;
   switch ((rows - r + 1) / 2) {
-    case 1: tile(1, depth, codes, weights, add, sums); break;
-    case 2: tile(2, depth, codes, weights, add, sums); break;
-    case 3: tile(3, depth, codes, weights, add, sums); break;
-    case 4: tile(4, depth, codes, weights, add, sums); break;
+    case 1: tile(1, depth, codes, weights, start, sums); break;
+    case 2: tile(2, depth, codes, weights, start, sums); break;
+    case 3: tile(3, depth, codes, weights, start, sums); break;
+    case 4: tile(4, depth, codes, weights, start, sums); break;
     default: break;
   }
 }
@@ -83,16 +97,16 @@ static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded,
     }                                                                          \
   } while (0)
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t *sums) {
+static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
   int32x4_t sum[FIELDS][4]; /* of two outputs, each in two halves */
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[f][i] = vdupq_n_s32(0);
+    for (size_t i = 0; i < 4; ++i) sum[f][i] = (int32x4_t){start, 0, start, 0};
   }
   for (const int8_t *end = codes + depth; codes < end; codes += 8, set += BLOCK_BYTES) {
     const int8x16_t x = vreinterpretq_s8_s64(vdupq_n_s64(vget_lane_s64(vreinterpret_s64_s8(vld1_s8(codes)), 0)));
-    const uint8x16x4_t w = vld1q_u8_x4(set);
+    const four_registers w = load_block((const int8_t *)set);
     EDGE_ROW_REGISTER(0);
     EDGE_ROW_REGISTER(1);
     EDGE_ROW_REGISTER(2);
