@@ -22,24 +22,30 @@
 #define DEPTH 256
 
 #if EDGE_BITS < 8
-EDGE_INLINE void store_fields(const int f, four_registers w, int8_t *to) {
+EDGE_INLINE int8_t *store_field(const int f, four_registers w, int8_t *to) {
   store_block(to, (four_registers){{field_of(w.val[0], f), field_of(w.val[1], f), field_of(w.val[2], f),
                                     field_of(w.val[3], f)}});
+  to += BLOCK_BYTES;
+  EDGE_KEEP_ORDER(to);
+  return to;
 }
 
 /* Groups first .. first + count - 1 of a panel: unpacked[block][group][register][byte]. */
 EDGE_INLINE void unpack(const uint8_t *panel, size_t groups, size_t first, size_t count, int8_t *unpacked) {
   for (size_t v = 0; v < SETS; ++v) {
-    const uint8_t *from = panel + (v * groups + first) * BLOCK_BYTES;
-    int8_t *to = unpacked + v * count * BLOCK_BYTES;
-    const size_t field = SETS * count * BLOCK_BYTES;
-    for (size_t g = 0; g < count; ++g, from += BLOCK_BYTES, to += BLOCK_BYTES) {
-      const four_registers w = load_block((const int8_t *)from);
-      store_fields(0, w, to);
-      store_fields(1, w, to + field);
+    const int8_t *from = (const int8_t *)panel + (v * groups + first) * BLOCK_BYTES, *end = from + count * BLOCK_BYTES;
+    int8_t *to[FIELDS];
+    EDGE_UNROLL
+    for (size_t f = 0; f < FIELDS; ++f) to[f] = unpacked + (f * SETS + v) * count * BLOCK_BYTES;
+    while (from < end) {
+      const four_registers w = load_block(from);
+      from += BLOCK_BYTES;
+      EDGE_KEEP_ORDER(from);
+      to[0] = store_field(0, w, to[0]);
+      to[1] = store_field(1, w, to[1]);
 #if EDGE_BITS == 2
-      store_fields(2, w, to + 2 * field);
-      store_fields(3, w, to + 3 * field);
+      to[2] = store_field(2, w, to[2]);
+      to[3] = store_field(3, w, to[3]);
 #endif
     }
   }
@@ -110,7 +116,7 @@ static void run(const edge_qd8_gemm *gemm, size_t first, size_t last) {
     arrange(gemm->rows, depth, gemm->codes, gemm->padded, buffer);
     arranged = buffer;
   }
-  int32_t start[EDGE_ROW_BLOCK + 1] = {0}; /* one more, because rows may come in pairs */
+  int32_t start[EDGE_ROW_BLOCK + 3] = {0}; /* some more, because they may be read by fours */
   for (size_t r = 0; r < gemm->rows && EDGE_BITS < 8; ++r) start[r] = -gemm->zero_point * gemm->row[r].sum;
   for (size_t o = first; o < last; o += EDGE_PANEL) {
     const size_t count = last - o < EDGE_PANEL ? last - o : EDGE_PANEL;

@@ -40,8 +40,8 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
   for (size_t p = 0; p < pairs; ++p) {
     int32x4_t first = vdupq_n_s32(0);
     if (start != NULL) {
-      const int32x2_t two = vld1_s32(start + 2 * p);
-      first = vcombine_s32(vdup_lane_s32(two, 0), vdup_lane_s32(two, 1));
+      const int32x4_t two_pairs = vld1q_s32(start + p / 2 * 4);
+      first = p % 2 == 0 ? vzip1q_s32(two_pairs, two_pairs) : vzip2q_s32(two_pairs, two_pairs);
     }
     EDGE_UNROLL
     for (size_t i = 0; i < 4; ++i) sum[p][i] = first;
