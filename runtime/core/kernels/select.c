@@ -6,6 +6,7 @@
 #include "kernels/neon/neon.h"
 
 #if defined(__x86_64__)
+#include "kernels/avx2/avx2.h"
 #include "kernels/avx512vnni/avx512vnni.h"
 #endif
 #if defined(EDGE_HAS_NEON) && defined(__linux__)
@@ -20,6 +21,7 @@ typedef struct candidate {
 static bool always(void) { return true; }
 
 #if defined(__x86_64__)
+static bool has_avx2(void) { return __builtin_cpu_supports("avx2"); }
 static bool has_avx512vnni(void) {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
@@ -62,6 +64,7 @@ static bool has_i8mm(void) {
 static const candidate candidates[] = {
 #if defined(__x86_64__)
     {&edge_kernels_avx512vnni, has_avx512vnni},
+    {&edge_kernels_avx2, has_avx2},
 #endif
 #if defined(__aarch64__)
     {&edge_kernels_neon_i8mm, has_i8mm},

@@ -1,0 +1,35 @@
+/* The float kernels for AVX2, and the table. */
+#include "kernels/avx2/avx2.h"
+
+#if defined(__x86_64__)
+
+#include "kernels/avx2/vector__avx2.h"
+#include "kernels/scalar/scalar.h"
+
+EDGE_TARGET_BEGIN(EDGE_AVX2)
+
+#include "kernels/simd/math.h"
+/* in this order */
+#include "kernels/simd/f32_qd8_quantize.h"
+#include "kernels/simd/f32_rows.h"
+/* which attention builds on */
+#include "kernels/simd/f32_product.h"
+
+EDGE_TARGET_END
+
+const edge_kernels edge_kernels_avx2 = {
+    .isa = "avx2",
+    .f32_qd8_quantize = quantize__avx2,
+    .f32_qd8_quantize_columns = quantize_columns__avx2,
+    .qd8_f32_qc2w = EDGE_GEMM(qd8_f32_qc2w, avx2),
+    .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, avx2),
+    .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx2),
+    .qd8_f32_qc8w_conv2d = EDGE_CONV2D(avx2),
+    .f32_gemm = gemm__avx2,
+    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_layer_norm = layer_norm__avx2,
+    .f32_softmax = softmax__avx2,
+    .f32_attention = {attention_scratch_bytes__avx2, attention__avx2},
+};
+
+#endif

@@ -1,0 +1,192 @@
+/* Sixteen lanes in two AVX2 registers: what kernels/simd is written over. See simd/README.md for the names. */
+#ifndef EDGE_VECTOR_AVX2_H
+#define EDGE_VECTOR_AVX2_H
+
+#include <immintrin.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/simd/target.h"
+
+#define EDGE_SIMD(name) name##__avx2
+#define EDGE_AVX2 "avx2"
+
+/* Rows and vectors of a float tile: 12 of the 16 registers hold sums. */
+#define EDGE_TILE_ROWS 6
+#define EDGE_TILE_VECTORS 1
+
+typedef struct vf {
+  __m256 lo, hi;
+} vf;
+typedef struct vi {
+  __m256i lo, hi;
+} vi;
+typedef struct vm {
+  __m256 lo, hi;
+} vm;
+
+EDGE_TARGET_BEGIN(EDGE_AVX2)
+
+#define EDGE_EACH(name, operation) \
+  EDGE_INLINE vf name(vf a, vf b) { return (vf){operation(a.lo, b.lo), operation(a.hi, b.hi)}; }
+EDGE_EACH(vf_add, _mm256_add_ps)
+EDGE_EACH(vf_sub, _mm256_sub_ps)
+EDGE_EACH(vf_mul, _mm256_mul_ps)
+EDGE_EACH(vf_div, _mm256_div_ps)
+EDGE_EACH(vf_larger, _mm256_max_ps)
+#undef EDGE_EACH
+
+/* n all-ones words, then zeros, from a table read at an offset. */
+EDGE_INLINE __m256i eight_first(size_t n) {
+  static const int32_t words[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return _mm256_loadu_si256((const __m256i *)(words + 8 - (n < 8 ? n : 8)));
+}
+EDGE_INLINE vm vm_first(size_t n) {
+  return (vm){_mm256_castsi256_ps(eight_first(n)), _mm256_castsi256_ps(eight_first(n > 8 ? n - 8 : 0))};
+}
+EDGE_INLINE vm vm_either(vm a, vm b) { return (vm){_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
+EDGE_INLINE int vm_any(vm a) { return _mm256_movemask_ps(_mm256_or_ps(a.lo, a.hi)) != 0; }
+
+EDGE_INLINE vf vf_set(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+EDGE_INLINE vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+EDGE_INLINE void vf_store(float *p, vf x) {
+  _mm256_storeu_ps(p, x.lo);
+  _mm256_storeu_ps(p + 8, x.hi);
+}
+EDGE_INLINE vf vf_load_first(const float *p, size_t n) {
+  if (n == 16) return vf_load(p);
+  const vf x = {_mm256_maskload_ps(p, eight_first(n)), _mm256_setzero_ps()};
+  return n > 8 ? (vf){x.lo, _mm256_maskload_ps(p + 8, eight_first(n - 8))} : x;
+}
+EDGE_INLINE void vf_store_first(float *p, vf x, size_t n) {
+  if (n == 16) {
+    vf_store(p, x);
+    return;
+  }
+  _mm256_maskstore_ps(p, eight_first(n), x.lo);
+  if (n > 8) _mm256_maskstore_ps(p + 8, eight_first(n - 8), x.hi);
+}
+EDGE_INLINE vf vf_first(vf x, size_t n) {
+  const vm m = vm_first(n);
+  return (vf){_mm256_and_ps(x.lo, m.lo), _mm256_and_ps(x.hi, m.hi)};
+}
+EDGE_INLINE vf vf_sqrt(vf a) { return (vf){_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
+EDGE_INLINE vf vf_abs(vf a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return (vf){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+EDGE_INLINE vf vf_neg(vf a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return (vf){_mm256_xor_ps(sign, a.lo), _mm256_xor_ps(sign, a.hi)};
+}
+EDGE_INLINE vf vf_rint(vf a) {
+  return (vf){_mm256_round_ps(a.lo, _MM_FROUND_CUR_DIRECTION | _MM_FROUND_NO_EXC),
+              _mm256_round_ps(a.hi, _MM_FROUND_CUR_DIRECTION | _MM_FROUND_NO_EXC)};
+}
+EDGE_INLINE vm vf_less(vf a, vf b) {
+  return (vm){_mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ)};
+}
+EDGE_INLINE vm vf_nan(vf a) {
+  return (vm){_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), _mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q)};
+}
+EDGE_INLINE vf vf_select(vm m, vf yes, vf no) {
+  return (vf){_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
+}
+EDGE_INLINE float vf_fold(vf x) {
+  const __m256 eight = _mm256_add_ps(x.lo, x.hi);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+EDGE_INLINE float vf_largest(vf x) {
+  const __m256 eight = _mm256_max_ps(x.lo, x.hi);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+/* Transposes eight vectors of eight. */
+EDGE_INLINE void turn_eight(__m256 t[8]) {
+  __m256 u[8];
+  EDGE_UNROLL
+  for (int i = 0; i < 8; i += 2) {
+    u[i] = _mm256_unpacklo_ps(t[i], t[i + 1]);
+    u[i + 1] = _mm256_unpackhi_ps(t[i], t[i + 1]);
+  }
+  EDGE_UNROLL
+  for (int i = 0; i < 8; i += 4) {
+    t[i] = _mm256_shuffle_ps(u[i], u[i + 2], 0x44);
+    t[i + 1] = _mm256_shuffle_ps(u[i], u[i + 2], 0xEE);
+    t[i + 2] = _mm256_shuffle_ps(u[i + 1], u[i + 3], 0x44);
+    t[i + 3] = _mm256_shuffle_ps(u[i + 1], u[i + 3], 0xEE);
+  }
+  EDGE_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    u[i] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x20);
+    u[i + 4] = _mm256_permute2f128_ps(t[i], t[i + 4], 0x31);
+  }
+  EDGE_UNROLL
+  for (int i = 0; i < 8; ++i) t[i] = u[i];
+}
+
+/* t[i] lane j becomes t[j] lane i. */
+EDGE_INLINE void vf_turn(vf t[16]) {
+  __m256 block[4][8]; /* low and high lanes of the first eight, then of the last */
+  EDGE_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    block[0][i] = t[i].lo;
+    block[1][i] = t[i].hi;
+    block[2][i] = t[8 + i].lo;
+    block[3][i] = t[8 + i].hi;
+  }
+  EDGE_UNROLL
+  for (int b = 0; b < 4; ++b) turn_eight(block[b]);
+  EDGE_UNROLL
+  for (int i = 0; i < 8; ++i) {
+    t[i] = (vf){block[0][i], block[2][i]};
+    t[8 + i] = (vf){block[1][i], block[3][i]};
+  }
+}
+
+#define EDGE_EACH(name, operation) \
+  EDGE_INLINE vi name(vi a, vi b) { return (vi){operation(a.lo, b.lo), operation(a.hi, b.hi)}; }
+EDGE_EACH(vi_add, _mm256_add_epi32)
+EDGE_EACH(vi_sub, _mm256_sub_epi32)
+EDGE_EACH(vi_mul, _mm256_mullo_epi32)
+#undef EDGE_EACH
+
+EDGE_INLINE vi vi_set(int32_t x) { return (vi){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+EDGE_INLINE vi vi_load(const int32_t *p) {
+  return (vi){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+EDGE_INLINE void vi_store(int32_t *p, vi x) {
+  _mm256_storeu_si256((__m256i *)p, x.lo);
+  _mm256_storeu_si256((__m256i *)(p + 8), x.hi);
+}
+EDGE_INLINE vi vi_half(vi a) { return (vi){_mm256_srai_epi32(a.lo, 1), _mm256_srai_epi32(a.hi, 1)}; }
+EDGE_INLINE int32_t vi_fold(vi x) {
+  const __m256i eight = _mm256_add_epi32(x.lo, x.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 1)));
+}
+EDGE_INLINE vf vi_to_float(vi x) { return (vf){_mm256_cvtepi32_ps(x.lo), _mm256_cvtepi32_ps(x.hi)}; }
+EDGE_INLINE vi vf_to_int(vf x) { return (vi){_mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi)}; }
+EDGE_INLINE vf vi_pow2(vi n) {
+  const vi bits = vi_add(n, vi_set(127));
+  return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(bits.lo, 23)), _mm256_castsi256_ps(_mm256_slli_epi32(bits.hi, 23))};
+}
+EDGE_INLINE vi vi_load_codes(const int8_t *p) {
+  const __m128i codes = _mm_loadu_si128((const __m128i *)p);
+  return (vi){_mm256_cvtepi8_epi32(codes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(codes, codes))};
+}
+EDGE_INLINE void vi_store_codes(int8_t *p, vi x) {
+  const __m256i words = _mm256_packs_epi32(x.lo, x.hi); /* 0-3, 8-11, 4-7, 12-15 */
+  const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
+  const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+  _mm_storeu_si128((__m128i *)p, codes);
+}
+
+EDGE_TARGET_END
+#endif
