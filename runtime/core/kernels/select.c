@@ -3,9 +3,14 @@
 
 #include <string.h>
 
+#include "kernels/neon/neon.h"
+
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx512vnni/avx512vnni.h"
+#endif
+#if defined(EDGE_HAS_NEON) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 typedef struct candidate {
@@ -23,11 +28,50 @@ static bool has_avx512vnni(void) {
 }
 #endif
 
+#if defined(EDGE_HAS_NEON)
+#if !defined(__aarch64__)
+static bool has_neon(void) {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) >> 12 & 1; /* HWCAP_NEON */
+#else
+  return false;
+#endif
+}
+#else
+static bool has_dotprod(void) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return true;
+#elif defined(__linux__)
+  return getauxval(AT_HWCAP) >> 20 & 1; /* HWCAP_ASIMDDP */
+#else
+  return false;
+#endif
+}
+
+static bool has_i8mm(void) {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+  return has_dotprod();
+#elif defined(__linux__)
+  return has_dotprod() && (getauxval(AT_HWCAP2) >> 13 & 1); /* HWCAP2_I8MM */
+#else
+  return false;
+#endif
+}
+#endif
+#endif
+
 /* Best first. */
 static const candidate candidates[] = {
 #if defined(__x86_64__)
     {&edge_kernels_avx512vnni, has_avx512vnni},
     {&edge_kernels_avx2, has_avx2},
+#endif
+#if defined(__aarch64__)
+    {&edge_kernels_neon_i8mm, has_i8mm},
+    {&edge_kernels_neon_dotprod, has_dotprod},
+    {&edge_kernels_neon, always},
+#elif defined(EDGE_HAS_NEON)
+    {&edge_kernels_neon, has_neon},
 #endif
     {&edge_kernels_scalar, always},
 };

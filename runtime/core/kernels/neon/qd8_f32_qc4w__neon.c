@@ -1,0 +1,25 @@
+/* int8 activations times 4-bit weights with SMLAL; the contract is that of scalar/qd8_f32_qc4w_gemm.c, the layout is in
+ * neon/panel.h. */
+#include "kernels/neon/neon.h"
+
+#if defined(EDGE_HAS_NEON)
+
+#define EDGE_BITS 4
+#define EDGE_GROUP 16
+#include "kernels/neon/panel.h"
+
+EDGE_NEON_BEGIN
+#include "kernels/neon/tile__neon.h"
+/* which it uses */
+#include "kernels/neon/qd8_gemm.h"
+EDGE_NEON_END
+
+size_t edge_qd8_f32_qc4w_packed_bytes__neon(size_t n, size_t k) { return packed_bytes(n, k); }
+
+void edge_qd8_f32_qc4w_pack__neon(size_t n, size_t k, const uint8_t *weight, void *packed) {
+  pack(n, k, weight, packed);
+}
+
+void edge_qd8_f32_qc4w_gemm__neon(const edge_qd8_gemm *gemm, size_t first, size_t last) { run(gemm, first, last); }
+
+#endif
