@@ -58,23 +58,21 @@ class Shape:
     rows: int
     inputs: int
     outputs: int
+    layers: int
 
     @classmethod
-    def parse(cls, text: str) -> Shape:
+    def parse(cls, text: str, layers: int | None) -> Shape:
         found = re.fullmatch(r"(?:(\d+):)?(\d+)x(\d+)", text)
         if found is None or not all(int(number) for number in found.groups("1")):
             raise SystemExit(f"{text}: expected [ROWS:]INPUTSxOUTPUTS, as 64:256x1024")
-        return cls(*(int(number) for number in found.groups("1")))
-
-    @property
-    def layers(self) -> int:
-        """An even number, so that the chain ends as wide as it began."""
-        fitting = -(-STREAMED // (self.inputs * self.outputs // 4)) // 2 * 2
-        return min(max(fitting, 2), LONGEST[self.rows == 1])
+        rows, inputs, outputs = (int(number) for number in found.groups("1"))
+        # Four weights a byte; an even number of layers, so that the chain ends as wide as it began.
+        fitting = 4 * STREAMED // (inputs * outputs) // 2 * 2
+        return cls(rows, inputs, outputs, layers or min(max(fitting, 2), LONGEST[rows == 1]))
 
     @property
     def widths(self) -> list[int]:
-        return [self.inputs, *([self.outputs, self.inputs] * (self.layers // 2))]
+        return [(self.inputs, self.outputs)[place % 2] for place in range(self.layers + 1)]
 
     @property
     def macs(self) -> int:
@@ -84,15 +82,15 @@ class Shape:
         return f"{self.rows}:{self.inputs}x{self.outputs}"
 
 
-def measure(shape: Shape, rounds: int, threads: int) -> tuple[dict[str, Timing], dict[str, str]]:
+def measure(shape: Shape, engines: list[str], rounds: int, threads: int) -> tuple[dict[str, Timing], dict[str, str]]:
     """Timings by engine and form, the core's first, and by form why one could not be measured."""
     source = f"{Path(__file__).with_name('chain.py')}:build"
     architecture = Architecture(source, {"widths": shape.widths}, (shape.rows, shape.inputs), norm=False)
     with progress() as display:
-        peers = make_peers(architecture, FORMS, display)
+        peers = make_peers(architecture, [form for form in FORMS if form.engine in ("core", *engines)], display)
     with ExitStack() as stack:
-        models, failed = open_peers(stack, peers, threads)
-        runs = {form.title: run_of(model) for form, model in models.items()}
+        opened, failed = open_peers(stack, peers, threads)
+        runs = {form.title: run_of(peer.model) for form, peer in opened.items()}
         torch.manual_seed(0)
         chain, given = build(shape.widths).eval(), torch.randn(shape.rows, shape.inputs)
 
@@ -112,12 +110,14 @@ def main() -> None:
     parser.add_argument(
         "--shapes", nargs="+", default=list(SHAPES), metavar="SHAPE", help="by default all of the claim"
     )
+    parser.add_argument("--layers", type=int, help="length of every chain; by default as many as it takes to stream")
+    parser.add_argument("--against", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="ENGINE")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    shapes = [Shape.parse(text) for text in arguments.shapes]
+    shapes = [Shape.parse(text, arguments.layers) for text in arguments.shapes]
     rows, records, panels = [], [], {}
     for shape in shapes:
-        times, failed = measure(shape, arguments.rounds, arguments.threads)
+        times, failed = measure(shape, arguments.against, arguments.rounds, arguments.threads)
         if "core 1.58 bits" not in times:
             raise SystemExit(f"{shape}: {failed['core 1.58 bits']}")
         core = times["core 1.58 bits"]

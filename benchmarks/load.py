@@ -2,7 +2,8 @@
 
 Each round is a fresh process that imports numpy and edge.runtime, opens a bundle (hashes checked, weights repacked) and
 runs it once. Load time is that of the opening; memory is the process's peak beyond that of one that only imports numpy,
-as a multiple of the bundle's size. Without --bundle: an untrained CCT-7/3x1 that holds its .pte alone. Linux only.
+as a multiple of the bundle's size, and beyond that of one that imports edge.runtime as well. Without --bundle: an
+untrained CCT-7/3x1 that holds its .pte alone. Linux only.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from edge.sdk.console import format_bytes, format_seconds, print_table, progress
 
 _PEAK = "int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) * 1024"
 NUMPY = f"import numpy; print({_PEAK})"
+IMPORTS = (
+    "import numpy as np; from edge.runtime import load; "
+    "import edge.runtime._core, edge.runtime.backends.core, edge.runtime.bundle"
+)
+IDLE = f"{IMPORTS}; print({_PEAK})"
 OPEN = f"""
 import json, sys, time
-import numpy as np
-from edge.runtime import load
-import edge.runtime.backends.core, edge.runtime.bundle, edge.runtime._core
+{IMPORTS}
 start = time.perf_counter()
 model = load(sys.argv[1], backend="core", threads=int(sys.argv[2]))
 opened = time.perf_counter() - start
@@ -83,12 +87,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = arguments.bundle or untrained(Path(folder))
         size = bundle.stat().st_size
-        numpy_peak = statistics.median(fresh(NUMPY) for _ in range(arguments.rounds))
+        numpy_peak, idle_peak = (
+            statistics.median(fresh(code) for _ in range(arguments.rounds)) for code in (NUMPY, IDLE)
+        )
         opened = [fresh(OPEN, str(bundle), str(arguments.threads)) for _ in range(arguments.rounds)]
     seconds = [round_["seconds"] for round_ in opened]
-    beyond = statistics.median(round_["peak"] for round_ in opened) - numpy_peak
+    peak = statistics.median(round_["peak"] for round_ in opened)
+    beyond = peak - numpy_peak
     print_table(
-        ("bundle", "size", "load, min", "load, median", "peak beyond numpy", "of the size"),
+        ("bundle", "size", "load, min", "load, median", "peak beyond numpy", "of the size", "beyond our imports"),
         [
             (
                 bundle.name,
@@ -97,6 +104,7 @@ def main() -> None:
                 format_seconds(statistics.median(seconds)),
                 format_bytes(int(beyond)),
                 f"{beyond / size:.2f}",
+                format_bytes(int(peak - idle_peak)),
             )
         ],
         title=f"Opening a model on the core, {arguments.rounds} processes, {arguments.threads} thread(s)",
@@ -109,6 +117,7 @@ def main() -> None:
         "load_seconds": {"min": min(seconds), "median": statistics.median(seconds)},
         "numpy_peak_bytes": numpy_peak,
         "peak_beyond_numpy_bytes": beyond,
+        "peak_beyond_imports_bytes": peak - idle_peak,
         "peak_over_size": beyond / size,
     }
     write(arguments.out, "load", document)

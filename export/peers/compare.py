@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge.export.peers.forms import TERNARY, Architecture, Form, architecture_of, select
-from edge.export.peers.make import Peers, error_to_torch, make_peers, open_peers
+from edge.export.peers.make import Peers, make_peers, open_peers
 from edge.export.progress import Progress
 from edge.runtime import Bundle, Model, load
 from edge.runtime.bench.timing import Timing, run_of, time_in_turn
@@ -25,15 +25,13 @@ class PeerRow:
     Attributes:
         engine, form: as "litert", "int8 static".
         timing: beside the core's.
-        error_to_torch: see `edge.export.peers.make.error_to_torch`; None for our own files and integer inputs.
-        ours: whether the file came out of our own export.
+        error_to_torch: see `edge.export.peers.make.OpenedPeer`.
     """
 
     engine: str
     form: str
     timing: Timing
     error_to_torch: float | None
-    ours: bool
 
     @property
     def title(self) -> str:
@@ -113,7 +111,7 @@ def compare_untrained(
         if core not in ours:
             raise EdgeError(f"{architecture.source}: {({**made.failed, **failed})[core.title]}")
         others = {form: path for form, path in made.files.items() if form != core}
-        return _compare(stack, ours, Peers(others, made.failed), runs, threads)
+        return _compare(stack, {core: ours[core].model}, Peers(others, made.failed), runs, threads)
 
 
 def _made(
@@ -128,19 +126,13 @@ def _made(
 def _compare(stack: ExitStack, ours: dict[Form, Model], peers: Peers, runs: int, threads: int) -> Comparison:
     theirs, skipped = open_peers(stack, peers, threads)
     [core] = [model for form, model in ours.items() if form.engine == "core"]
-    errors: dict[str, float | None] = {}
-    for form, model in list(theirs.items()):
-        wanted, found = core.outputs[0].shape, model.outputs[0].shape
+    for form, peer in list(theirs.items()):
+        wanted, found = core.outputs[0].shape, peer.model.outputs[0].shape
         if wanted != found:
             skipped[form.title] = f"gives {list(found)}, the core gives {list(wanted)}: not the same architecture"
             del theirs[form]
-            continue
-        if form.toolchain != "ternary":
-            errors[form.title] = error_to_torch(peers.files[form], model)
-    everyone = {**ours, **theirs}
+    everyone = {**ours, **{form: peer.model for form, peer in theirs.items()}}
     times = time_in_turn({form.title: run_of(model) for form, model in everyone.items()}, runs)
-    rows = [
-        PeerRow(form.engine, form.name, times[form.title], errors.get(form.title), form.toolchain == "ternary")
-        for form in everyone
-    ]
+    errors = {form: peer.error_to_torch for form, peer in theirs.items()}
+    rows = [PeerRow(form.engine, form.name, times[form.title], errors.get(form)) for form in everyone]
     return Comparison(rows, skipped)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -73,10 +72,21 @@ class _explicit_attention:
     def __exit__(self, *_: object) -> None:
         nn.functional.scaled_dot_product_attention = self._kept
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or set(kwargs) - {"scale"}:
-            attended: Tensor = self._kept(query, key, value, *args, **kwargs)
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+            attended: Tensor = self._kept(
+                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
             return attended
-        scale = kwargs.get("scale")
         query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
         return torch.softmax(query @ key.transpose(-2, -1), -1) @ value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -93,31 +94,44 @@ def _start(architecture: Architecture, forms: list[Form], folder: Path, scratch:
     return Child("edge.export.peers.worker", scratch)
 
 
-def open_peers(stack: ExitStack, peers: Peers, threads: int) -> tuple[dict[Form, Model], dict[str, str]]:
+@dataclass(frozen=True)
+class OpenedPeer:
+    """A peer that is ready to run.
+
+    Attributes:
+        model: to be called.
+        error_to_torch: how far its answer lies from the float module's, |difference| / |answer| (Euclidean norms); None
+            for our own export, whose weights are ternary on purpose, and where it takes or gives integers.
+    """
+
+    model: Model
+    error_to_torch: float | None
+
+
+def open_peers(stack: ExitStack, peers: Peers, threads: int) -> tuple[dict[Form, OpenedPeer], dict[str, str]]:
     """Opens every file on its engine, to be closed with `stack`.
 
     Returns:
-        Models by form, and by a form's title why it does not run.
+        What runs, by form, and by a form's title why it does not. A file that answers with NaN is none that anybody
+        would deploy: it is not timed.
     """
-    models: dict[Form, Model] = {}
+    opened: dict[Form, OpenedPeer] = {}
     failed = dict(peers.failed)
     for form, path in peers.files.items():
         try:
-            models[form] = stack.enter_context(load(path, backend=form.engine, threads=threads))
-        except EdgeError as error:
-            failed[form.title] = str(error)
-    return models, failed
+            model = stack.enter_context(load(path, backend=form.engine, threads=threads))
+            error = None if form.toolchain == "ternary" else _error_to_torch(path, model)
+        except EdgeError as failure:
+            failed[form.title] = str(failure)
+            continue
+        if error is not None and not math.isfinite(error):
+            failed[form.title] = "answers with NaN or infinity"
+            continue
+        opened[form] = OpenedPeer(model, error)
+    return opened, failed
 
 
-def error_to_torch(file: Path, model: Model) -> float | None:
-    """How far a peer's answer lies from the float module's: |difference| / |answer| (Euclidean norms).
-
-    None where it takes or gives integers. A file that computes something else is no peer, and its time means nothing.
-
-    Args:
-        file: made by `make_peers`.
-        model: that file, opened.
-    """
+def _error_to_torch(file: Path, model: Model) -> float | None:
     if model.inputs[0].dtype != "float32" or model.outputs[0].dtype != "float32":
         return None
     with np.load(file.with_name("reference.npz"), allow_pickle=False) as archive:
