@@ -93,11 +93,10 @@ class Architecture:
     def key(self, toolchain: str) -> str:
         """Hash of all that decides what a toolchain makes of it, the user's and our own sources included."""
         digest = hashlib.sha256(json.dumps([self.to_dict(), toolchain], sort_keys=True, default=list).encode())
-        sources = sorted(Path(__file__).parent.glob("*.py"))
-        if toolchain == "ternary":
-            for folder in ("lower", "quantize"):
-                sources += sorted(Path(__file__).parents[1].joinpath(folder).glob("*.py"))
-        sources += sorted(Path(__file__).parents[1].joinpath("models").glob("*.py"))
+        export = Path(__file__).parents[1]
+        sources = [export / "peers" / "worker.py", export / "peers" / f"{toolchain}.py", export / "ops.py"]
+        for folder in ("models", "lower", "quantize") if toolchain == "ternary" else ("models",):
+            sources += sorted((export / folder).glob("*.py"))
         path, colon, _ = self.source.rpartition(":")
         if colon:
             sources.append(Path(path).expanduser())

@@ -42,7 +42,8 @@ def mlp(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words += ("--formats", "pte,onnx")
         run_edge("export", "mlp", *words, "-o", folder / "mlp.edge")
 
-    key = source_hash("tests/sdk/test_bench_command.py", "export/*.py", "export/lower/*.py", "export/models/*.py", "export/quantize/*.py")
+    sources = ("export/*.py", "export/lower/*.py", "export/models/*.py", "export/quantize/*.py")
+    key = source_hash("tests/sdk/test_bench_command.py", *sources)
     return made_once("bench-mlp", key, make) / "mlp.edge"
 
 
