@@ -23,7 +23,7 @@ from results import options, write
 from edge.export.peers.forms import PEERS, TERNARY, Architecture
 from edge.export.peers.make import make_peers, open_peers
 from edge.runtime.bench.timing import Timing, run_of, time_in_turn
-from edge.sdk.console import print_table, progress
+from edge.sdk.console import format_ratio, print_table, progress
 from edge.sdk.plots import plot_ratios
 
 SHAPES = (
@@ -127,7 +127,10 @@ def main() -> None:
                 shape,
                 shape.layers,
                 f"{2e-9 * shape.macs / core.minimum:.1f}",
-                *(t and f"{t.ratio:.2f} ({t.low:.2f} to {t.high:.2f})" for t in best.values()),
+                *(
+                    t and f"{format_ratio(t.ratio)} ({format_ratio(t.low)} to {format_ratio(t.high)})"
+                    for t in best.values()
+                ),
             )
         )
         results = [

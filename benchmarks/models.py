@@ -13,7 +13,7 @@ from results import options, write
 from edge.export.models import registry
 from edge.export.peers.compare import Comparison, compare_untrained
 from edge.export.peers.forms import PEERS, TERNARY, Architecture, select
-from edge.sdk.console import format_seconds, format_share, print_table, progress
+from edge.sdk.console import format_ratio, format_seconds, format_share, print_table, progress
 from edge.sdk.plots import plot_ratios
 
 SHAPES = {"cct_7_3x1": (3, 32, 32), "cct_2_3x2": (3, 32, 32), "ds_cnn": (1, 49, 40)}
@@ -61,8 +61,8 @@ def show(name: str, comparison: Comparison, threads: int) -> None:
                 format_share(row.error_to_torch, 1),
                 format_seconds(row.timing.minimum),
                 format_seconds(row.timing.median),
-                f"{row.timing.ratio:.2f}",
-                f"{row.timing.low:.2f} to {row.timing.high:.2f}",
+                format_ratio(row.timing.ratio),
+                f"{format_ratio(row.timing.low)} to {format_ratio(row.timing.high)}",
             )
             for row in comparison.rows
         ],
@@ -72,7 +72,10 @@ def show(name: str, comparison: Comparison, threads: int) -> None:
         print(f"skipped {what}: {reason}")
     best = comparison.fastest_peer
     if best is not None:
-        print(f"{name}: the fastest peer, {best.title}, takes {best.timing.ratio:.2f} × the core's time\n", flush=True)
+        print(
+            f"{name}: the fastest peer, {best.title}, takes {format_ratio(best.timing.ratio)} × the core's time\n",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

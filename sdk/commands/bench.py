@@ -163,7 +163,7 @@ def _against(
     if as_json:
         print_json(document)
         return
-    from edge.sdk.console import format_share
+    from edge.sdk.console import format_ratio, format_share
 
     _show(
         document,
@@ -171,7 +171,7 @@ def _against(
         [(row.engine, row.form, format_share(row.error_to_torch, 1)) for row in comparison.rows],
     )
     if fastest is not None:
-        click.echo(f"fastest peer: {fastest.title}, {fastest.timing.ratio:.2f} × the core's time")
+        click.echo(f"fastest peer: {fastest.title}, {format_ratio(fastest.timing.ratio)} × the core's time")
 
 
 def _document(
@@ -192,7 +192,7 @@ def _document(
 def _show(document: dict[str, Any], headings: tuple[str, ...], names: list[tuple[str | None, ...]]) -> None:
     """The table of a comparison: who it is, its times, and its ratio to the first with the spread."""
     from edge.runtime.bench.machine import machine_line
-    from edge.sdk.console import format_seconds, print_table
+    from edge.sdk.console import format_ratio, format_seconds, print_table
 
     threads, results = document["threads"], document["results"]
     print_table(
@@ -202,8 +202,8 @@ def _show(document: dict[str, Any], headings: tuple[str, ...], names: list[tuple
                 *cells,
                 format_seconds(row["min_seconds"]),
                 format_seconds(row["median_seconds"]),
-                f"{row['ratio']:.2f}",
-                f"{row['ratio_p10']:.2f} to {row['ratio_p90']:.2f}",
+                format_ratio(row["ratio"]),
+                f"{format_ratio(row['ratio_p10'])} to {format_ratio(row['ratio_p90'])}",
             )
             for cells, row in zip(names, results, strict=True)
         ],
