@@ -11,6 +11,7 @@ matplotlib.use("Agg")  # no screen is needed
 import matplotlib.pyplot as plt
 
 from edge.runtime.whole_file import whole_file
+from edge.sdk.console import format_ratio
 
 if TYPE_CHECKING:
     from edge.runtime.bench.profile import OpRow, Profile
@@ -50,7 +51,10 @@ def plot_ratios(path: Path, title: str, panels: Mapping[str, Sequence[Mapping[st
         )  # fmt: skip
         for place, row in enumerate(ordered):
             axes.text(
-                row["ratio_p90"], place, f"  {row['ratio']:.2f}× ({row['min_seconds'] * 1e3:.3g} ms)", va="center"
+                row["ratio_p90"],
+                place,
+                f"  {format_ratio(row['ratio'])}× ({row['min_seconds'] * 1e3:.3g} ms)",
+                va="center",
             )
         axes.axvline(1.0, color="black", linewidth=0.8)
         axes.set_xlim(0, 1.35 * max(row["ratio_p90"] for row in ordered))
@@ -86,7 +90,7 @@ def plot_roofline(path: Path, title: str, profile: "Profile") -> None:
     for place, row in enumerate(slowest):
         share = profile.share(row)
         if share is not None:
-            bars.text(row.seconds * 1e3, place, f" {share:.0%}", va="center", fontsize=7)
+            bars.text(row.seconds * 1e3, place, f" {share:.1%}", va="center", fontsize=7)
     bars.tick_params(axis="y", labelsize=7)
     bars.set_xlabel("milliseconds of a run; per cent: share of the peak")
     figure.suptitle(title, fontsize=10)
