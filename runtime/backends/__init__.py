@@ -27,11 +27,17 @@ class OpProfile:
         op: the operator, or "(whole model)" where the engine does not say more.
         seconds: wall time.
         macs: multiply-accumulates, where known.
+        shape: of its first output, where known.
+        bytes: of all that it reads and writes (weights, inputs, outputs), where known.
+        integer: whether it multiplies integers: one of its constants is of 8 bits or packed into bytes.
     """
 
     op: str
     seconds: float
     macs: int | None = None
+    shape: tuple[int, ...] | None = None
+    bytes: int | None = None
+    integer: bool = False
 
 
 class Session(Protocol):

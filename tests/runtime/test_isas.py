@@ -111,7 +111,7 @@ def test_idle_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 FLOORS = json.loads(Path(__file__).with_name("speed_floors.json").read_text())
-"""How many times faster than `scalar` each instruction set runs each model on one thread, as measured on one machine."""
+"""How many times faster than `scalar` each instruction set runs each model, one thread, measured on one machine."""
 
 
 @pytest.mark.parametrize("name", NAMES)
