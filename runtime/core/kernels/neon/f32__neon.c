@@ -33,16 +33,13 @@
   .f32_attention = {edge_f32_attention_scratch__scalar, edge_f32_attention__scalar}
 #endif
 
-#define EDGE_GEMM(kernel, isa)                                                                                  \
-  .kernel = {edge_##kernel##_packed_bytes__##isa, edge_##kernel##_pack__##isa, edge_##kernel##_gemm__##isa}
-
 #define EDGE_TABLE(name)                                                                                        \
   const edge_kernels edge_kernels_##name = {                                                                    \
       .isa = #name,                                                                                             \
       EDGE_FLOATS,                                                                                              \
-      EDGE_GEMM(qd8_f32_qc2w, name),                                                                            \
-      EDGE_GEMM(qd8_f32_qc4w, name),                                                                            \
-      EDGE_GEMM(qd8_f32_qc8w, name),                                                                            \
+      .qd8_f32_qc2w = EDGE_GEMM(qd8_f32_qc2w, name),                                                                            \
+      .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                                                                            \
+      .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                                                                            \
       .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                               \
                               .quantize = edge_qd8_conv2d_quantize__scalar,                                     \
                               .run = edge_qd8_f32_qc8w_conv2d__scalar},                                         \

@@ -47,8 +47,9 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
   }
 }
 
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
+  const size_t rows = gemm->rows, padded = gemm->padded;
   size_t r = 0;
   for (; r + 4 <= rows; r += 4) {
     tile(4, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);

@@ -44,12 +44,16 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
       first = p % 2 == 0 ? vzip1q_s32(two_pairs, two_pairs) : vzip2q_s32(two_pairs, two_pairs);
     }
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[p][i] = first;
+    for (size_t i = 0; i < 4; ++i) {
+      sum[p][i] = first;
+      EDGE_OWN_REGISTER(sum[p][i]);
+    }
   }
-  for (const int8_t *end = x + 8 * depth; x < end;) { /* a whole number of two groups */
+  const int8_t *end = x + 8 * depth;
+  do { /* a whole number of two groups */
     EDGE_OCTET;
     EDGE_OCTET;
-  }
+  } while (x < end);
   EDGE_UNROLL
   for (size_t p = 0; p < pairs; ++p) {
     EDGE_UNROLL
@@ -68,21 +72,20 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
 }
 
 /* With an odd number of rows the last is computed twice; there is an even number of sums. */
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
-  (void)padded;
+  const size_t rows = gemm->rows;
   size_t r = 0;
-  for (; r + 8 <= rows; r += 8) {
+  for (; r + 7 <= rows; r += 8) {
     tile(4, depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
     if (start != NULL) start += 8;
   }
   codes += r * depth;
   sums += r * EDGE_PANEL;
-  switch ((rows - r + 1) / 2) {
+  switch (r < rows ? (rows - r + 1) / 2 : 0) {
     case 1: tile(1, depth, codes, weights, start, sums); break;
     case 2: tile(2, depth, codes, weights, start, sums); break;
     case 3: tile(3, depth, codes, weights, start, sums); break;
-    case 4: tile(4, depth, codes, weights, start, sums); break;
     default: break;
   }
 }
