@@ -13,9 +13,9 @@
  * plus an offset, so that the load before moves it on for nothing. */
 #define EDGE_KEEP_ORDER(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
 
-/* Gives a sum a register of its own from here on: GCC 12 at -O3 lets sums that start equal share theirs into a loop, and
- * copies them there in every turn. */
-#define EDGE_OWN_REGISTER(sum) __asm__("" : "+w"(sum))
+/* A tile that is a call of its own: inlined, it would share its registers with everything around, and compilers then
+ * copy or spill sums in the innermost loop. */
+#define EDGE_APART static __attribute__((noinline))
 
 #if defined(__aarch64__)
 #define EDGE_NEON_BEGIN

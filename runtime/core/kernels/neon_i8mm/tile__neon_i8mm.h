@@ -44,10 +44,7 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
       first = p % 2 == 0 ? vzip1q_s32(two_pairs, two_pairs) : vzip2q_s32(two_pairs, two_pairs);
     }
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) {
-      sum[p][i] = first;
-      EDGE_OWN_REGISTER(sum[p][i]);
-    }
+    for (size_t i = 0; i < 4; ++i) sum[p][i] = first;
   }
   const int8_t *end = x + 8 * depth;
   do { /* a whole number of two groups */
@@ -71,13 +68,18 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
   }
 }
 
+EDGE_APART void tile_of_eight(size_t depth, const int8_t *x, const int8_t *weights, const int32_t *start,
+                              int32_t *sums) {
+  tile(4, depth, x, weights, start, sums);
+}
+
 /* With an odd number of rows the last is computed twice; there is an even number of sums. */
 static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
   const size_t rows = gemm->rows;
   size_t r = 0;
   for (; r + 7 <= rows; r += 8) {
-    tile(4, depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
+    tile_of_eight(depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
     if (start != NULL) start += 8;
   }
   codes += r * depth;
@@ -100,7 +102,7 @@ static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, 
     }                                                                          \
   } while (0)
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
+EDGE_APART void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
   int32x4_t sum[FIELDS][4]; /* of two outputs, each in two halves */
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
