@@ -1,8 +1,8 @@
 """How many instructions the ARM kernels take: `python benchmarks/instructions.py [--out FILE]`.
 
-Cross-compiles the kernels for aarch64 as a release build does and runs each under qemu-aarch64 with a plugin that counts
-instructions. Figures are instructions per multiply-accumulate (per value, for the quantizer), of one call after the
-first: weights are packed by then; unpacking, loads and the epilogue are in, the quantization of activations is a
+Cross-compiles the kernels for aarch64 as a release build does and runs each under qemu-aarch64 with a plugin that
+counts instructions. Figures are instructions per multiply-accumulate (per value, for the quantizer), of one call after
+the first: weights are packed by then; unpacking, loads and the epilogue are in, the quantization of activations is a
 kernel of its own. They are the same on every machine with the same compiler; time under an emulator means nothing.
 
 Writes benchmarks/results/instructions.json, which tests hold the kernels to, and prints it as a table. Needs
@@ -75,7 +75,7 @@ def build(folder: Path) -> list[str]:
 
 
 def instructions(command: list[str], isa: str, kernel: str, shape: tuple[int, int, int]) -> int:
-    """Instructions of one run of a kernel: the difference between a program that runs it twice and one that does once."""
+    """Instructions of one run of a kernel: what a program that runs it twice takes beyond one that runs it once."""
 
     def total(times: int) -> int:
         words = [*command, isa, kernel, *map(str, shape), str(times)]
