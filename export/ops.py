@@ -134,7 +134,7 @@ def _quantized_linear(
         acc = _integer_matmul(codes, weight)
         return _epilogue((acc if bias is None else acc + bias) / (scales * scale), None, residual, activation)
     codes, scale = _quantize_tokens(x, norm_eps)
-    return _epilogue(_integer_matmul(codes, weight) * (scales / scale), bias, residual, activation)
+    return _epilogue(_integer_matmul(codes, weight) * (scales * torch.reciprocal(scale)), bias, residual, activation)
 
 
 def _ternary_linear(
@@ -236,7 +236,7 @@ def _conv2d_int8(
     codes, scale = _quantize_tokens(x.flatten(1), -1.0)
     # Float64 holds any int8 convolution exactly (float32 would not past 1,040 taps).
     acc = F.conv2d(codes.view_as(x).double(), weight.double(), None, stride, padding, dilation, groups).float()
-    y = acc * (scales.view(1, -1, 1, 1) / scale.view(-1, 1, 1, 1))
+    y = acc * (scales.view(1, -1, 1, 1) * torch.reciprocal(scale).view(-1, 1, 1, 1))
     return _epilogue(y, None if bias is None else bias.view(1, -1, 1, 1), residual, activation)
 
 

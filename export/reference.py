@@ -254,7 +254,7 @@ def dequantize(
         if bitlinear_compat:
             y = (y if bias is None else y + bias) / (scales * row_scale)
         else:
-            y = y * (scales / row_scale)
+            y = y * (scales * (f32(1) / row_scale))
             y = y if bias is None else y + bias
         y = activate(y, activation)
         return y if residual is None else residual + y

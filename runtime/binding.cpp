@@ -18,6 +18,7 @@
 #include "edge_core.h"
 #include "kernels/kernels.h"
 #include "op.h"
+#include "peak.h"
 #include "threads.h"
 
 namespace {
@@ -116,6 +117,27 @@ void run_op(const std::string &name, nb::list args, int threads) {
     status = op->run(&call);
   }
   expect_ok(status, error);
+}
+
+nb::dict measure_peak(double milliseconds) {
+  if (!(milliseconds > 0 && milliseconds <= 10000)) refuse("milliseconds: expected more than 0 and at most 10000");
+  constexpr size_t kBytes = size_t{64} << 20;  // much larger than an L2, and at least the size of most L3s
+  edge_peak peak{};
+  {
+    nb::gil_scoped_release released;
+    std::vector<uint8_t> buffer(kBytes, 1);
+    auto seconds = [] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    };
+    edge_measure_peak(seconds, milliseconds / 1000, buffer.data(), buffer.size(), &peak);
+  }
+  nb::dict int8, float32, answer;
+  for (size_t i = 0; i < peak.int8_count; ++i) int8[peak.int8[i].name] = peak.int8[i].macs_per_second;
+  for (size_t i = 0; i < peak.float32_count; ++i) float32[peak.float32[i].name] = peak.float32[i].macs_per_second;
+  answer["int8"] = int8;
+  answer["float32"] = float32;
+  answer["read"] = peak.read_bytes_per_second;
+  return answer;
 }
 
 class Program {
@@ -362,6 +384,8 @@ NB_MODULE(_core, module) {
   module.def("isas", &isas, "Names of the kernels that this machine runs, the best first; $EDGE_ISA chooses one.");
   module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,
              "Checks and runs one operator; the trailing arrays of `args` are its outputs, written in place.");
+  module.def("measure_peak", &measure_peak, nb::arg("milliseconds") = 50.0,
+             "Multiply-accumulates a second by instruction, int8 and float32, and bytes read a second, on one thread.");
 
   nb::class_<Program>(module, "Program", "A loaded .pte program: constants are read in place from the bytes given.")
       .def(nb::init<nb::object, int>(), nb::arg("data"), nb::arg("threads") = 1)

@@ -270,7 +270,19 @@ inline nb::object make_array(const edge_tensor &tensor) {
   nb::object array = nb::module_::import_("numpy").attr("empty")(shape_tuple(tensor), edge_dtype_name(tensor.dtype));
   if (tensor.bytes > 0) {
     View view(array, PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE, "output");
-    std::memcpy(view.get().buf, tensor.data, tensor.bytes);
+    if (tensor.channels_last) {
+      const size_t channels = static_cast<size_t>(tensor.sizes[1]);
+      const size_t plane = static_cast<size_t>(tensor.sizes[2]) * static_cast<size_t>(tensor.sizes[3]);
+      const float *from = static_cast<const float *>(tensor.data);
+      float *to = static_cast<float *>(view.get().buf);
+      for (size_t b = 0; b < static_cast<size_t>(tensor.sizes[0]); ++b, from += channels * plane) {
+        for (size_t c = 0; c < channels; ++c) {
+          for (size_t p = 0; p < plane; ++p) *to++ = from[p * channels + c];
+        }
+      }
+    } else {
+      std::memcpy(view.get().buf, tensor.data, tensor.bytes);
+    }
   }
   return array;
 }

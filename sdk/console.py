@@ -80,6 +80,11 @@ def format_share(share: float | None, digits: int = 2) -> str | None:
     return None if share is None else f"{100 * share:.{digits}f} %"
 
 
+def format_ratio(ratio: float) -> str:
+    """1.2345 -> "1.23"; 0.0312 -> "0.031"."""
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"
+
+
 def format_seconds(seconds: float) -> str:
     """0.00213 -> "2.13 ms"; 83 -> "1 min 23 s"."""
     if seconds < 1e-3:

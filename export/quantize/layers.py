@@ -62,7 +62,7 @@ class BitLinear(nn.Linear):
     """`nn.Linear` with integer weights and per-token int8 activations (BitNet b1.58, arXiv 2402.17764).
 
     x^ = LayerNorm(x) without affine (when `norm`); s_x = 127 / max|x^| for each token;
-    y = (round(x^ * s_x) @ codes.T) * (scales / s_x) + bias.
+    y = (round(x^ * s_x) @ codes.T) * (scales * (1 / s_x)) + bias.
 
     Args:
         in_features, out_features, bias: as `nn.Linear`.
@@ -216,7 +216,7 @@ class Int8Conv2d(nn.Conv2d):
     """A convolution of any kernel, stride and grouping with int8 weights (one scale an output channel).
 
     One activation scale a sample, s_x = 127 / max|x| over its channels and pixels; padding is zero;
-    y = conv(round(x * s_x), codes) * (scales / s_x) + bias. Arguments as `nn.Conv2d`.
+    y = conv(round(x * s_x), codes) * (scales * (1 / s_x)) + bias. Arguments as `nn.Conv2d`.
     """
 
     bits = 8.0

@@ -27,11 +27,17 @@ class OpProfile:
         op: the operator, or "(whole model)" where the engine does not say more.
         seconds: wall time.
         macs: multiply-accumulates, where known.
+        shape: of its first output, where known.
+        bytes: of all that it reads and writes (weights, inputs, outputs), where known.
+        integer: whether it multiplies integers: one of its constants is of 8 bits or packed into bytes.
     """
 
     op: str
     seconds: float
     macs: int | None = None
+    shape: tuple[int, ...] | None = None
+    bytes: int | None = None
+    integer: bool = False
 
 
 class Session(Protocol):
@@ -91,7 +97,16 @@ def backend_module(name: str) -> Backend:
 
 
 def default_threads() -> int:
-    """Cores that this process may use, at most 4: small models get no faster beyond."""
+    """$EDGE_THREADS, else the cores that this process may use, at most 4: small models get no faster beyond.
+
+    Raises:
+        BadInput: $EDGE_THREADS is no number from 1 to 256.
+    """
+    wanted = os.environ.get("EDGE_THREADS", "")
+    if wanted:
+        if not wanted.isdecimal() or not 1 <= int(wanted) <= 256:
+            raise BadInput(f"EDGE_THREADS is {wanted!r}: expected a number from 1 to 256")
+        return int(wanted)
     try:
         usable = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Windows and macOS

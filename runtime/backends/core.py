@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edge.runtime.backends import Buffer, OpProfile
@@ -34,10 +36,30 @@ class CoreSession:
     def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
         self.run(arrays)
         calls = _translated(lambda: self._program.profile(list(arrays)))
-        return [OpProfile(op, nanoseconds * 1e-9, macs) for op, nanoseconds, macs in calls]
+        arguments = [list(_tensors(arguments)) for _, _, arguments in self._program.instructions]
+        return [
+            OpProfile(
+                op,
+                nanoseconds * 1e-9,
+                macs,
+                tensors[-1][1] if tensors else None,
+                sum(np.dtype(dtype).itemsize * math.prod(shape) for dtype, shape, _ in tensors),
+                any(constant and dtype in ("int8", "uint8") for dtype, _, constant in tensors),
+            )
+            for (op, nanoseconds, macs), tensors in zip(calls, arguments, strict=True)
+        ]
 
     def close(self) -> None:
         del self._program
+
+
+def _tensors(arguments: Iterable[Any]) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """(dtype, shape, constant) of the tensors among an instruction's arguments, those in lists included."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            yield argument[1:]
+        elif isinstance(argument, list):
+            yield from _tensors(argument)
 
 
 def available() -> str | None:

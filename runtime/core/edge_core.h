@@ -50,14 +50,16 @@ typedef enum edge_dtype {
   EDGE_BOOL = 11,
 } edge_dtype;
 
-/* Contiguous, row-major. `constant` tensors lie in the program's bytes and are never written. */
+/* Contiguous, row-major; or, within a program, of rank 4 with the channels (dimension 1) last. `constant` tensors lie in
+ * the program's bytes and are never written. */
 typedef struct edge_tensor {
   void *data;
   size_t bytes;
-  int32_t sizes[EDGE_MAX_RANK];
+  int32_t sizes[EDGE_MAX_RANK]; /* as the program has them, whatever the order of the data */
   uint8_t rank;
   uint8_t dtype; /* edge_dtype */
   bool constant;
+  bool channels_last; /* only where every operator that meets the tensor says that it takes that */
 } edge_tensor;
 
 typedef enum edge_kind {

@@ -48,6 +48,10 @@ typedef struct edge_op {
   /* Writes call->packed from constant arguments, once, between `check` and the first `run`; NULL for operators whose
    * packed_bytes stays 0. */
   void (*pack)(edge_call *call);
+  /* Bit i: tensor argument i may have its channels last, whatever the others have. */
+  uint32_t channels_last;
+  /* Two arguments (neither is 0) that must have the same order, if both are tensors; or 0, 0. */
+  uint8_t alike[2];
 } edge_op;
 
 /* Index of the first output among the arguments. */

@@ -193,6 +193,7 @@ edge_status edge_prepare(const void *program, size_t size, const edge_options *o
   }
   if (status == EDGE_OK) status = resolve_views(&survey.program, built);
   if (status == EDGE_OK) status = build_calls(&survey, built, &state, &packed, &scratch);
+  if (status == EDGE_OK) edge_choose_layouts(&survey.program, built);
   if (status == EDGE_OK) *model = built;
   return status;
 }

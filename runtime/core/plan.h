@@ -8,7 +8,8 @@
  *   scratch  one region that every operator may use while it runs
  *
  * Promises to the operators: an output is a tensor or a list of tensors, is not constant, and shares no byte with an
- * input or another output of the same call; every tensor has data.
+ * input or another output of the same call; every tensor has data, in row-major order but for arguments that the
+ * operator takes with channels last.
  */
 #ifndef EDGE_PLAN_H
 #define EDGE_PLAN_H
@@ -86,6 +87,9 @@ edge_status edge_open_call(const edge_program *program, uint32_t index, edge_sto
 uint32_t edge_tensor_count(const edge_value *value);
 /* `index` < edge_tensor_count(value). NULL for an entry that is None. */
 const edge_tensor *edge_tensor_at(const edge_value *value, uint32_t index);
+
+/* Puts the channels of intermediate images last where all operators that meet them take that: layout.c. */
+void edge_choose_layouts(const edge_program *program, edge_model *model);
 
 /* Checks what the operators are promised about the kinds of outputs, then lets the operator check its arguments. */
 edge_status edge_check_call(edge_call *call, uint32_t index);

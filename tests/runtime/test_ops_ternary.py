@@ -78,7 +78,7 @@ def test_exact_values_by_hand() -> None:
     x = np.float32([[2.0, -4.0, 1.0]])  # s_x = 127 / 4: codes 64 (63.5 to even), -127, 32 (31.75)
     packed = reference.pack_codes(np.int8([[1, -1, 0], [0, 0, -1]]), 1.58)
     s_x = np.float32(np.float32(1) / np.float32(4)) * np.float32(127)
-    wanted = np.float32([[191, -32]]) * (np.float32(0.5) / s_x) + np.float32([1, 2])
+    wanted = np.float32([[191, -32]]) * (np.float32(0.5) * (np.float32(1) / s_x)) + np.float32([1, 2])
     assert np.array_equal(ternary_linear(x, packed, np.float32([0.5]), np.float32([1, 2])), wanted)
 
 

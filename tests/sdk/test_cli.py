@@ -83,6 +83,13 @@ def test_version() -> None:
         (["run", "x.edge", "y.png", "--demo"], "--demo"),
         (["bench", "x.edge", "--backends", ","], "--backends"),
         (["bench", "x.edge", "--backends", "core,tpu"], "tpu: choose among core,executorch,litert,onnx"),
+        (["bench", "x.edge", "--against", "onnx,tensorrt"], "tensorrt"),
+        (["bench", "x.edge", "--against", ","], "--against"),
+        (["bench", "x.edge", "--against", "onnx", "--profile"], "--profile"),
+        (["bench", "x.edge", "--backends", "core", "--profile"], "--backends"),
+        (["bench", "x.edge", "--model", "my_model.py:build"], "--model"),
+        (["bench", "x.edge", "--plot", "x.svg"], "x.png"),
+        (["bench", "x.edge", "--plot", "no-such-folder/x.png"], "no-such-folder"),
         (["completion", "powershell"], "powershell"),
     ],
 )

@@ -18,6 +18,8 @@ def test_figures() -> None:
     assert console.format_count(42_100_000) == "42.1 M"
     assert console.format_count(7) == "7"
     assert console.format_share(0.99444) == "99.44 %"
+    assert console.format_ratio(1.2345) == "1.23"
+    assert console.format_ratio(0.03121) == "0.031"
     assert console.format_seconds(2.5e-5) == "25.0 µs"
     assert console.format_seconds(0.00213) == "2.13 ms"
     assert console.format_seconds(83.2) == "1 min 23 s"

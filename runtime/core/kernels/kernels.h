@@ -100,18 +100,17 @@ typedef struct edge_qd8_conv2d {
   float row_scale;    /* likewise: one scale for the sample */
   const void *weight; /* packed, or int8 in the file's layout where packed_bytes is NULL */
   edge_epilogue epilogue;
-  float *out;            /* [out_channels, out_height, out_width] */
-  const float *residual; /* as `out`, or NULL */
+  edge_output_view out; /* (pixel, channel): row_step is 1, or step is */
 } edge_qd8_conv2d;
 
 /* As edge_qd8_weights, for convolutions: `quantize` writes one float sample [channels, height, width] as an image of
  * codes in the kernel's layout, `image_bytes` long, and gives its scale; `run` computes the output rows
- * first .. last - 1 of all channels. */
+ * first .. last - 1 of all channels. The sample's channels may come first or last. */
 typedef struct edge_qd8_conv2d_weights {
   size_t (*packed_bytes)(const edge_conv2d *shape);
   void (*pack)(const edge_conv2d *shape, const int8_t *weight, void *packed);
   size_t (*image_bytes)(const edge_conv2d *shape);
-  void (*quantize)(const edge_conv2d *shape, const float *x, void *image, float *row_scale);
+  void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, float *row_scale);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
 } edge_qd8_conv2d_weights;
 
@@ -138,6 +137,9 @@ typedef void (*edge_f32_layer_norm_fn)(size_t k, const float *x, const float *we
 
 /* out = softmax(x) over k values; all zero where no value is above -inf: scalar/f32_softmax.c. In place if out == x. */
 typedef void (*edge_f32_softmax_fn)(size_t k, const float *x, float *out);
+
+/* best = x > best ? x : best, n times, and x where x is NaN: scalar/f32_keep_larger.c. */
+typedef void (*edge_f32_keep_larger_fn)(size_t n, const float *x, float *best);
 
 /* One head of attention: scalar/f32_attention.c. */
 typedef struct edge_attention_head {
@@ -171,6 +173,7 @@ typedef struct edge_kernels {
   edge_f32_conv2d_fn f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;
   edge_f32_softmax_fn f32_softmax;
+  edge_f32_keep_larger_fn f32_keep_larger;
   edge_f32_attention f32_attention;
 } edge_kernels;
 

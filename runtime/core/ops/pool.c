@@ -81,18 +81,20 @@ static size_t span_of(const pooling *pool) {
 }
 static size_t phase_of(const pooling *pool) { return span_of(pool) / (size_t)pool->stride[1] + 1; }
 
-/* Floats of temporary memory a thread. */
-static uint64_t max_pool_floats(const pooling *pool) {
-  return span_of(pool) + (uint64_t)pool->stride[1] * phase_of(pool);
+/* Temporary memory a thread: for a row of columns and one of outputs, or for the channels of a pixel. */
+static size_t thread_bytes(const pooling *pool, size_t channels) {
+  const size_t row = span_of(pool) + (size_t)pool->stride[1] * phase_of(pool) + (size_t)pool->out_size[1];
+  return (size_t)edge_whole_lines((row > channels ? row : channels) * sizeof(float));
 }
+
+static size_t channels_of(const edge_tensor *x) { return x->rank == 4 ? (size_t)x->sizes[1] : 1; }
 
 static edge_status check_max_pool2d(edge_call *call) {
   const edge_tensor *x;
   pooling pool;
   EDGE_TRY(edge_take_tensor(call, 0, "x", EDGE_F32, &x));
   EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
-  EDGE_TRY(edge_reserve(call, edge_whole_lines(max_pool_floats(&pool) * sizeof(float)) *
-                                  edge_thread_count(call->threads)));
+  EDGE_TRY(edge_reserve(call, (uint64_t)thread_bytes(&pool, channels_of(x)) * edge_thread_count(call->threads)));
   return check_output(call, MAX_OUT, "out", EDGE_F32, pool.out_size);
 }
 
@@ -103,11 +105,6 @@ static edge_status check_max_pool2d_with_indices(edge_call *call) {
   return check_output(call, MAX_INDICES, "indices", EDGE_I64, pool.out_size);
 }
 
-/* A NaN wins, as in torch. A loop that compilers vectorize. */
-static void keep_larger(size_t n, const float *x, float *best) {
-  for (size_t i = 0; i < n; ++i) best[i] = (x[i] > best[i]) | (x[i] != x[i]) ? x[i] : best[i];
-}
-
 typedef struct max_job {
   const edge_call *call;
   pooling pool;
@@ -116,7 +113,8 @@ typedef struct max_job {
 
 /* One row of outputs: first down the rows of its windows, then across, where the columns that all windows have at the
  * same place lie side by side. */
-static void max_row(const pooling *pool, const float *x, int32_t oy, float *line, float *out) {
+static void max_row(const edge_kernels *kernels, const pooling *pool, const float *x, int32_t oy, float *line,
+                    float *out) {
   const size_t span = span_of(pool), phase = phase_of(pool), stride = (size_t)pool->stride[1];
   const size_t width = (size_t)pool->size[1], padding = (size_t)pool->padding[1];
   const size_t columns = (size_t)pool->out_size[1];
@@ -125,7 +123,7 @@ static void max_row(const pooling *pool, const float *x, int32_t oy, float *line
   if (padding < span) {
     const size_t inside = span - padding < width ? span - padding : width;
     for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
-      keep_larger(inside, x + (size_t)y * width, line + padding);
+      kernels->f32_keep_larger(inside, x + (size_t)y * width, line + padding);
     }
   }
   float *phases = line + span;
@@ -139,7 +137,43 @@ static void max_row(const pooling *pool, const float *x, int32_t oy, float *line
   for (size_t i = 0; i < columns; ++i) out[i] = -INFINITY;
   for (size_t k = 0; k < (size_t)pool->kernel[1]; ++k) {
     const size_t at = k * (size_t)pool->dilation[1];
-    keep_larger(columns, phases + at % stride * phase + at / stride, out);
+    kernels->f32_keep_larger(columns, phases + at % stride * phase + at / stride, out);
+  }
+}
+
+/* One row of outputs of an image with its channels last: all channels of a pixel at a time. */
+static void max_pixels(const edge_kernels *kernels, const pooling *pool, size_t channels, const float *x, int32_t oy,
+                       float *out, size_t pixel_step, size_t channel_step, float *line) {
+  const window rows = window_at(pool, 0, oy);
+  for (int32_t ox = 0; ox < pool->out_size[1]; ++ox, out += pixel_step) {
+    const window columns = window_at(pool, 1, ox);
+    float *best = channel_step == 1 ? out : line;
+    for (size_t c = 0; c < channels; ++c) best[c] = -INFINITY;
+    for (int64_t i = columns.first; i < columns.end; i += pool->dilation[1]) {
+      for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
+        kernels->f32_keep_larger(channels, x + (size_t)(y * pool->size[1] + i) * channels, best);
+      }
+    }
+    if (channel_step == 1) continue;
+    for (size_t c = 0; c < channels; ++c) out[c * channel_step] = line[c];
+  }
+}
+
+/* Tasks are rows of outputs of one sample after the other. */
+static void max_rows_of_pixels(void *context, size_t task, size_t thread) {
+  const max_job *work = context;
+  const pooling *pool = &work->pool;
+  const edge_tensor *x = edge_tensor_at(work->call, 0), *result = edge_tensor_at(work->call, MAX_OUT);
+  const size_t channels = (size_t)x->sizes[1], height = (size_t)pool->out_size[0], width = (size_t)pool->out_size[1];
+  const size_t sample = task / height, oy = task % height;
+  const float *in = (const float *)x->data + sample * channels * (size_t)pool->size[0] * (size_t)pool->size[1];
+  float *out = (float *)result->data + sample * channels * height * width;
+  float *line = (float *)((char *)work->call->scratch + thread * thread_bytes(pool, channels));
+  const edge_kernels *kernels = work->call->kernels;
+  if (result->channels_last) {
+    max_pixels(kernels, pool, channels, in, (int32_t)oy, out + oy * width * channels, channels, 1, line);
+  } else {
+    max_pixels(kernels, pool, channels, in, (int32_t)oy, out + oy * width, 1, height * width, line);
   }
 }
 
@@ -149,12 +183,25 @@ static void max_planes(void *context, size_t task, size_t thread) {
   const int64_t first = (int64_t)task * work->planes;
   const int64_t last = first + work->planes < pool->planes ? first + work->planes : pool->planes;
   const int64_t plane = (int64_t)pool->size[0] * pool->size[1];
-  const size_t room = (size_t)edge_whole_lines(max_pool_floats(pool) * sizeof(float));
+  const size_t room = thread_bytes(pool, channels_of(edge_tensor_at(work->call, 0)));
   float *line = (float *)((char *)work->call->scratch + thread * room);
-  float *out = (float *)edge_tensor_at(work->call, MAX_OUT)->data + first * pool->out_size[0] * pool->out_size[1];
+  const edge_tensor *result = edge_tensor_at(work->call, MAX_OUT);
+  const size_t columns = (size_t)pool->out_size[1];
+  float *row = line + span_of(pool) + (size_t)pool->stride[1] * phase_of(pool);
   for (int64_t p = first; p < last; ++p) {
-    for (int32_t oy = 0; oy < pool->out_size[0]; ++oy, out += pool->out_size[1]) {
-      max_row(pool, (const float *)edge_tensor_at(work->call, 0)->data + p * plane, oy, line, out);
+    for (int32_t oy = 0; oy < pool->out_size[0]; ++oy) {
+      const float *x = (const float *)edge_tensor_at(work->call, 0)->data + p * plane;
+      if (!result->channels_last) {
+        float *out = (float *)result->data + (size_t)(p * pool->out_size[0] + oy) * columns;
+        max_row(work->call->kernels, pool, x, oy, line, out);
+        continue;
+      }
+      const int64_t channels = result->sizes[1], sample = p / channels;
+      float *out = (float *)result->data + p % channels;
+      max_row(work->call->kernels, pool, x, oy, line, row);
+      for (size_t i = 0; i < columns; ++i) {
+        out[((size_t)(sample * pool->out_size[0] + oy) * columns + i) * (size_t)channels] = row[i];
+      }
     }
   }
 }
@@ -190,7 +237,10 @@ static edge_status run_max_pool2d(edge_call *call) {
   const size_t threads = edge_thread_count(call->threads);
   const int64_t tasks = threads > 1 ? 4 * (int64_t)threads : 1;
   max_job work = {.call = call, .pool = pool, .planes = (pool.planes + tasks - 1) / tasks};
-  if (work.planes > 0) {
+  if (edge_tensor_at(call, 0)->channels_last) {
+    const size_t rows = (size_t)edge_tensor_at(call, 0)->sizes[0] * (size_t)pool.out_size[0];
+    edge_parallel(call->threads, rows, max_rows_of_pixels, &work);
+  } else if (work.planes > 0) {
     edge_parallel(call->threads, (size_t)((pool.planes + work.planes - 1) / work.planes), max_planes, &work);
   }
   return EDGE_OK;
@@ -292,7 +342,14 @@ static edge_status run_adaptive_avg_pool2d(edge_call *call) {
   return EDGE_OK;
 }
 
-const edge_op edge_op_edge_max_pool2d = {"edge::max_pool2d.out", 7, 1, check_max_pool2d, run_max_pool2d};
+const edge_op edge_op_edge_max_pool2d = {
+    .name = "edge::max_pool2d.out",
+    .arg_count = 7,
+    .out_count = 1,
+    .check = check_max_pool2d,
+    .run = run_max_pool2d,
+    .channels_last = 1u << 0 | 1u << MAX_OUT,
+};
 const edge_op edge_op_aten_max_pool2d_with_indices = {"aten::max_pool2d_with_indices.out", 8, 2,
                                                       check_max_pool2d_with_indices, run_max_pool2d_with_indices};
 const edge_op edge_op_aten_avg_pool2d = {"aten::avg_pool2d.out", 8, 1, check_avg_pool2d, run_avg_pool2d};

@@ -83,13 +83,27 @@ static edge_status run(edge_call *call) {
   const size_t tasks = threads > 1 ? 4 * threads : 1;
   work.rows = ((size_t)shape->out_height + tasks - 1) / tasks;
   for (size_t b = 0; b < (size_t)shape->batch; ++b) {
-    work.kernel->quantize(shape, (const float *)edge_tensor_at(call, X)->data + b * in_step, call->scratch,
+    const edge_tensor *x = edge_tensor_at(call, X), *out = edge_tensor_at(call, OUT);
+    work.kernel->quantize(shape, (const float *)x->data + b * in_step, x->channels_last, call->scratch,
                           &work.conv.row_scale);
-    work.conv.out = (float *)edge_tensor_at(call, OUT)->data + b * out_step;
-    work.conv.residual = residual != NULL ? (const float *)residual->data + b * out_step : NULL;
+    work.conv.out = (edge_output_view){
+        .data = (float *)out->data + b * out_step,
+        .residual = residual != NULL ? (const float *)residual->data + b * out_step : NULL,
+        .row_step = out->channels_last ? (size_t)shape->out_channels : 1,
+        .step = out->channels_last ? 1 : (size_t)shape->out_height * (size_t)shape->out_width,
+    };
     edge_parallel(call->threads, ((size_t)shape->out_height + work.rows - 1) / work.rows, convolve, &work);
   }
   return EDGE_OK;
 }
 
-const edge_op edge_op_edge_conv2d_int8 = {"edge::conv2d_int8.out", 11, 1, check, run, pack};
+const edge_op edge_op_edge_conv2d_int8 = {
+    .name = "edge::conv2d_int8.out",
+    .arg_count = 11,
+    .out_count = 1,
+    .check = check,
+    .run = run,
+    .pack = pack,
+    .channels_last = 1u << X | 1u << RESIDUAL | 1u << OUT,
+    .alike = {RESIDUAL, OUT},
+};

@@ -101,13 +101,14 @@ static void pack(edge_call *call, const layout *at) {
       ->pack((size_t)packed->sizes[0], (size_t)x->sizes[at->conv ? 1 : x->rank - 1], packed->data, call->packed);
 }
 
-/* What the tasks of one run share. A linear's tokens start k floats apart, a convolution's one; see `quantize`. */
+/* What the tasks of one run share. Tokens start k floats apart, or one where a convolution's channels come first; see
+ * `quantize`. */
 typedef struct job {
   const edge_kernels *kernels;
   const edge_qd8_weights *kernel;
   edge_qd8_gemm gemm; /* of all tokens at once: `rows` of them, codes and outputs of the first */
   const float *x;
-  size_t plane; /* floats from one value of a token to the next */
+  size_t step; /* floats from one value of a token to the next */
   float norm_eps;
   int8_t *codes;
   edge_row *row;
@@ -120,8 +121,8 @@ static void quantize(void *context, size_t block, size_t thread) {
   const edge_qd8_gemm *gemm = &work->gemm;
   const size_t first = block * EDGE_TOKEN_BLOCK, count = smaller(gemm->rows - first, EDGE_TOKEN_BLOCK);
   int8_t *codes = work->codes + first * gemm->padded;
-  if (work->plane != 1) {
-    work->kernels->f32_qd8_quantize_columns(count, gemm->k, work->x + first, work->plane, work->norm_eps,
+  if (work->step != 1) {
+    work->kernels->f32_qd8_quantize_columns(count, gemm->k, work->x + first, work->step, work->norm_eps,
                                             gemm->epilogue.bitlinear_compat, gemm->padded, codes, work->row + first);
     return;
   }
@@ -161,8 +162,10 @@ static edge_status run(edge_call *call, const layout *at) {
   const edge_tensor *bias = edge_optional_tensor_at(call, BIAS), *residual = edge_optional_tensor_at(call, RESIDUAL);
   const int bits = bits_of(call, at);
   const size_t n = (size_t)packed->sizes[0], k = (size_t)x->sizes[at->conv ? 1 : x->rank - 1];
-  const size_t plane = at->conv ? (size_t)edge_product(x->sizes, 2, 4) : 1;
+  const edge_tensor *result = edge_tensor_at(call, at->out);
   /* A linear is one "sample" whose tokens follow each other; a convolution's samples have a plane of tokens each. */
+  const size_t plane = at->conv ? (size_t)edge_product(x->sizes, 2, 4) : 1;
+  const size_t step = at->conv && !x->channels_last ? plane : 1, x_row = step == 1 ? k : 1;
   const size_t samples = at->conv ? (size_t)x->sizes[0] : 1;
   const size_t tokens = at->conv ? plane : (size_t)edge_elements(x) / k;
   if (n == 0 || tokens == 0) return EDGE_OK;
@@ -181,9 +184,10 @@ static edge_status run(edge_call *call, const layout *at) {
               .zero_point = at->bits == 0 ? 1 : bits == 2 ? 2 : 8,
               .epilogue = edge_read_epilogue(call, SCALES, bias, at->activation,
                                              at->compat && edge_bool_at(call, at->compat)),
-              .out = {.row_step = at->conv ? 1 : n, .step = plane},
+              .out = {.row_step = at->conv && !result->channels_last ? 1 : n,
+                      .step = at->conv && !result->channels_last ? plane : 1},
           },
-      .plane = plane,
+      .step = step,
       .norm_eps = (float)edge_real_at(call, at->norm_eps),
       .row = call->scratch,
   };
@@ -191,9 +195,9 @@ static edge_status run(edge_call *call, const layout *at) {
   for (size_t sample = 0; sample < samples; ++sample) {
     for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
       const size_t out = sample * n * plane + token * work.gemm.out.row_step;
-      work.x = (const float *)x->data + sample * k * plane + token * (at->conv ? 1 : k);
+      work.x = (const float *)x->data + sample * k * plane + token * x_row;
       work.gemm.rows = smaller(tokens - token, TOKENS_AT_ONCE);
-      work.gemm.out.data = (float *)edge_tensor_at(call, at->out)->data + out;
+      work.gemm.out.data = (float *)result->data + out;
       work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
       edge_parallel(call->threads, blocks(work.gemm.rows, EDGE_TOKEN_BLOCK), quantize, &work);
       edge_parallel(call->threads, split(&work, edge_thread_count(call->threads)), multiply, &work);
@@ -215,11 +219,14 @@ static edge_status check_int_conv1x1(edge_call *call) { return check(call, &int_
 static edge_status run_int_conv1x1(edge_call *call) { return run(call, &int_conv1x1); }
 static void pack_int_conv1x1(edge_call *call) { pack(call, &int_conv1x1); }
 
+/* The convolutions take x (0), the residual (4) and the output in either order. */
+#define CONVOLUTION(out) .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
+
 const edge_op edge_op_edge_ternary_linear = {"edge::ternary_linear.out", 9, 1, check_ternary_linear,
                                              run_ternary_linear, pack_ternary_linear};
 const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear,
                                          pack_int_linear};
 const edge_op edge_op_edge_ternary_conv1x1 = {"edge::ternary_conv1x1.out", 8, 1, check_ternary_conv1x1,
-                                              run_ternary_conv1x1, pack_ternary_conv1x1};
+                                              run_ternary_conv1x1, pack_ternary_conv1x1, CONVOLUTION(7)};
 const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1,
-                                          pack_int_conv1x1};
+                                          pack_int_conv1x1, CONVOLUTION(8)};

@@ -60,8 +60,9 @@ static void split(reduction *split, const edge_tensor *x, dim_set dims) {
   uint32_t rank[2] = {0, 0};
   for (uint32_t d = x->rank; d-- > 0;) { /* backwards: steps grow from the last dimension */
     const uint32_t side = dims >> d & 1u;
+    const bool channel = x->channels_last && d == 1, pixel = x->channels_last && d > 1;
     sizes[side][EDGE_MAX_RANK - 1 - rank[side]] = x->sizes[d];
-    steps[side][EDGE_MAX_RANK - 1 - rank[side]++] = step;
+    steps[side][EDGE_MAX_RANK - 1 - rank[side]++] = channel ? 1 : pixel ? step * x->sizes[1] : step;
     step *= x->sizes[d];
   }
   edge_walk *walks[2] = {&split->kept, &split->reduced};
@@ -124,7 +125,28 @@ static edge_status check_sum(edge_call *call, uint32_t dtypes, uint32_t out_dtyp
   return check_dtype(call, edge_tensor_at(call, SUM_OUT));
 }
 
-static edge_status check_mean(edge_call *call) { return check_sum(call, EDGE_F32, EDGE_F32); }
+static edge_status check_mean(edge_call *call) {
+  EDGE_TRY(check_sum(call, EDGE_F32, EDGE_F32));
+  const edge_tensor *x = edge_tensor_at(call, SELF);
+  return x->rank == 4 ? edge_reserve(call, (uint64_t)x->sizes[1] * sizeof(float)) : EDGE_OK;
+}
+
+/* Over the pixels of an image with its channels last: all channels at a time, each in the order of sum_floats. */
+static void mean_of_pixels(const edge_tensor *x, float *row, float *out) {
+  const size_t channels = (size_t)x->sizes[1], height = (size_t)x->sizes[2], width = (size_t)x->sizes[3];
+  const float *in = x->data;
+  for (size_t b = 0; b < (size_t)x->sizes[0]; ++b, out += channels) {
+    for (size_t c = 0; c < channels; ++c) out[c] = 0.0f;
+    for (size_t h = 0; h < height; ++h) {
+      for (size_t c = 0; c < channels; ++c) row[c] = 0.0f;
+      for (size_t w = 0; w < width; ++w, in += channels) {
+        for (size_t c = 0; c < channels; ++c) row[c] += in[c];
+      }
+      for (size_t c = 0; c < channels; ++c) out[c] += row[c];
+    }
+    for (size_t c = 0; c < channels; ++c) out[c] /= (float)(height * width);
+  }
+}
 static edge_status check_sum_dims(edge_call *call) { return check_sum(call, EDGE_NUMBER, EDGE_I64); }
 
 static void mean_one(edge_call *call, const edge_tensor *x, int64_t base, edge_walk reduced, int64_t count,
@@ -156,7 +178,14 @@ static edge_status run_with_dims(edge_call *call,
   return reduce(call, edge_tensor_at(call, SELF), dims, one);
 }
 
-static edge_status run_mean(edge_call *call) { return run_with_dims(call, mean_one); }
+static edge_status run_mean(edge_call *call) {
+  const edge_tensor *x = edge_tensor_at(call, SELF);
+  dim_set dims;
+  EDGE_TRY(take_dims(call, DIM, x->rank, &dims));
+  if (!x->channels_last || dims != (1u << 2 | 1u << 3)) return run_with_dims(call, mean_one);
+  mean_of_pixels(x, call->scratch, edge_tensor_at(call, SUM_OUT)->data);
+  return EDGE_OK;
+}
 static edge_status run_sum(edge_call *call) { return run_with_dims(call, sum_one); }
 
 /* --- extremes -------------------------------------------------------------------------------------------------- */
@@ -317,7 +346,8 @@ static edge_status run_any_all(edge_call *call) {
   return EDGE_OK;
 }
 
-const edge_op edge_op_aten_mean = {"aten::mean.out", 5, 1, check_mean, run_mean};
+const edge_op edge_op_aten_mean = {
+    .name = "aten::mean.out", .arg_count = 5, .out_count = 1, .check = check_mean, .run = run_mean, .channels_last = 1};
 const edge_op edge_op_aten_sum = {"aten::sum.IntList_out", 5, 1, check_sum_dims, run_sum};
 const edge_op edge_op_aten_amax = {"aten::amax.out", 4, 1, check_amax, run_amax};
 const edge_op edge_op_aten_amin = {"aten::amin.out", 4, 1, check_amax, run_amin};

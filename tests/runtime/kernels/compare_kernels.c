@@ -141,7 +141,7 @@ static bool gemm(const edge_kernels *tested, int bits) {
   job.zero_point = bits == 2 ? (int)between(1, 2) : 8;
   int8_t *codes = room(rows * padded, 8 * between(0, 7));
   edge_row *row = room(rows * sizeof(edge_row), 8 * between(0, 1));
-  fill_codes(rows, k, padded, job.epilogue.bitlinear_compat, codes, row);
+  fill_codes(rows, k, padded, bits == 2 && job.epilogue.bitlinear_compat, codes, row);
   uint8_t *weight = room(bytes, one_in(2) ? between(0, 63) : 0);
   fill_weights(weight, bytes, bits);
   job.codes = codes;
@@ -194,8 +194,8 @@ static void conv_shape(const edge_conv2d *c, const char *rest) {
 }
 
 /* The whole way of one table: quantize, pack, and the output rows first .. last - 1. */
-static bool quantized_conv_by(const edge_kernels *kernels, const float *x, const int8_t *weight, edge_qd8_conv2d *job,
-                              size_t first, size_t last) {
+static bool quantized_conv_by(const edge_kernels *kernels, const float *x, bool channels_last, const int8_t *weight,
+                              edge_qd8_conv2d *job, size_t first, size_t last) {
   const edge_qd8_conv2d_weights *kernel = &kernels->qd8_f32_qc8w_conv2d;
   job->weight = weight;
   if (kernel->packed_bytes != NULL) {
@@ -206,7 +206,7 @@ static bool quantized_conv_by(const edge_kernels *kernels, const float *x, const
     job->weight = packed;
   }
   void *image = room(kernel->image_bytes(&job->shape), 0);
-  kernel->quantize(&job->shape, x, image, &job->row_scale);
+  kernel->quantize(&job->shape, x, channels_last, image, &job->row_scale);
   job->image = image;
   kernel->run(job, first, last);
   return true;
@@ -219,16 +219,22 @@ static bool quantized_conv(const edge_kernels *tested) {
   uint8_t *weight = room(conv_weights(&job.shape), one_in(2) ? between(0, 63) : 0);
   fill_weights(weight, conv_weights(&job.shape), 8);
   job.epilogue = random_epilogue((size_t)job.shape.out_channels, false);
-  if (one_in(3)) job.residual = random_floats(outputs, false);
+  const bool in_last = one_in(2), out_last = one_in(2);
+  job.out.row_step = out_last ? (size_t)job.shape.out_channels : 1;
+  job.out.step = out_last ? 1 : rows * (size_t)job.shape.out_width;
+  if (one_in(3)) job.out.residual = random_floats(outputs, false);
   const size_t first = one_in(2) ? 0 : between(0, rows - 1), last = one_in(2) ? rows : between(first + 1, rows);
   float *expected, *got, scale;
   const size_t compared = output_pair(outputs, &expected, &got);
-  conv_shape(&job.shape, job.residual != NULL ? ", residual" : "");
-  job.out = expected;
-  quantized_conv_by(scalar, x, (const int8_t *)weight, &job, first, last);
+  char rest[64];
+  snprintf(rest, sizeof rest, ", channels last %d to %d%s", in_last, out_last,
+           job.out.residual != NULL ? ", residual" : "");
+  conv_shape(&job.shape, rest);
+  job.out.data = expected;
+  quantized_conv_by(scalar, x, in_last, (const int8_t *)weight, &job, first, last);
   scale = job.row_scale;
-  job.out = got;
-  if (!quantized_conv_by(tested, x, (const int8_t *)weight, &job, first, last)) return false;
+  job.out.data = got;
+  if (!quantized_conv_by(tested, x, in_last, (const int8_t *)weight, &job, first, last)) return false;
   compare_floats("the scale of the sample: value", 1, &scale, &job.row_scale);
   compare_floats("output", compared, expected, got);
   return true;
@@ -309,6 +315,20 @@ static void hide(float *values, size_t count) {
   }
 }
 
+static bool keep_larger(const edge_kernels *tested) {
+  const size_t n = length(300);
+  const float *x = random_floats(n, true), *old = random_floats(n, true);
+  float *expected, *got;
+  const size_t compared = output_pair(n, &expected, &got);
+  SHAPE("n %zu", n);
+  memcpy(expected, old, n * sizeof(float));
+  memcpy(got, old, n * sizeof(float));
+  scalar->f32_keep_larger(n, x, expected);
+  tested->f32_keep_larger(n, x, got);
+  compare_floats("output", compared, expected, got);
+  return true;
+}
+
 static bool softmax(const edge_kernels *tested) {
   const size_t k = length(one_in(8) ? 2000 : 300);
   float *x = random_floats(k, true), *expected, *got;
@@ -377,6 +397,7 @@ static const kernel kernels[] = {
     {"f32_conv2d", float_conv},
     {"f32_layer_norm", layer_norm},
     {"f32_softmax", softmax},
+    {"f32_keep_larger", keep_larger},
     {"f32_attention", attention},
 };
 enum { KERNELS = sizeof kernels / sizeof kernels[0] };
@@ -395,6 +416,7 @@ static bool shared_with_scalar(const edge_kernels *t, size_t i) {
       t->f32_conv2d == scalar->f32_conv2d,
       t->f32_layer_norm == scalar->f32_layer_norm,
       t->f32_softmax == scalar->f32_softmax,
+      t->f32_keep_larger == scalar->f32_keep_larger,
       t->f32_attention.run == scalar->f32_attention.run,
   };
   return shared[i];

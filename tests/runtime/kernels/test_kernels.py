@@ -19,7 +19,7 @@ NEEDS = {"avx2": {"avx2"}, "avx512vnni": {"avx512bw", "avx512dq", "avx512vl", "a
 
 # One each of: a code clipped early, a store outside the range, a sum in 16 bits, another order of a sum, a hidden key.
 MISTAKES = {
-    "f32_qd8_quantize": ("f32_qd8_quantize.c", "code < low ? low", "code < low + 1.0f ? low + 1.0f"),
+    "f32_qd8_quantize": ("twin.h", "code < low ? low", "code < low + 1.0f ? low + 1.0f"),
     "qd8_f32_qc2w": ("qd8_f32_qc2w_gemm.c", "o < last;", "o < last + (last < gemm->n);"),
     "qd8_f32_qc4w": ("qd8_f32_qc4w_gemm.c", "const int32_t exact = acc[r]", "const int32_t exact = (int16_t)acc[r]"),
     "f32_softmax": ("f32_softmax.c", "lane[i % EDGE_SUM_LANES] += e", "lane[i % 8] += e"),

@@ -29,6 +29,7 @@ const edge_kernels edge_kernels_avx2 = {
     .f32_conv2d = edge_f32_conv2d__scalar,
     .f32_layer_norm = layer_norm__avx2,
     .f32_softmax = softmax__avx2,
+    .f32_keep_larger = keep_larger__avx2,
     .f32_attention = {attention_scratch_bytes__avx2, attention__avx2},
 };
 

@@ -35,6 +35,7 @@ EDGE_EACH(vf_sub, _mm256_sub_ps)
 EDGE_EACH(vf_mul, _mm256_mul_ps)
 EDGE_EACH(vf_div, _mm256_div_ps)
 EDGE_EACH(vf_larger, _mm256_max_ps)
+EDGE_EACH(vf_smaller, _mm256_min_ps)
 #undef EDGE_EACH
 
 /* n all-ones words, then zeros, from a table read at an offset. */
@@ -177,6 +178,12 @@ EDGE_INLINE vf vi_pow2(vi n) {
   const vi bits = vi_add(n, vi_set(127));
   return (vf){_mm256_castsi256_ps(_mm256_slli_epi32(bits.lo, 23)), _mm256_castsi256_ps(_mm256_slli_epi32(bits.hi, 23))};
 }
+EDGE_INLINE vi vf_to_int_or_zero(vf x) {
+  const __m256 lo = _mm256_and_ps(x.lo, _mm256_cmp_ps(x.lo, x.lo, _CMP_ORD_Q));
+  const __m256 hi = _mm256_and_ps(x.hi, _mm256_cmp_ps(x.hi, x.hi, _CMP_ORD_Q));
+  return (vi){_mm256_cvtps_epi32(lo), _mm256_cvtps_epi32(hi)};
+}
+EDGE_INLINE vf vf_times_pow2(vf a, vf n) { return vf_mul(a, vi_pow2(vf_to_int(n))); }
 EDGE_INLINE vi vi_load_codes(const int8_t *p) {
   const __m128i codes = _mm_loadu_si128((const __m128i *)p);
   return (vi){_mm256_cvtepi8_epi32(codes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(codes, codes))};

@@ -29,6 +29,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .f32_conv2d = edge_f32_conv2d__scalar,
     .f32_layer_norm = layer_norm__avx512vnni,
     .f32_softmax = softmax__avx512vnni,
+    .f32_keep_larger = keep_larger__avx512vnni,
     .f32_attention = {attention_scratch_bytes__avx512vnni, attention__avx512vnni},
 };
 

@@ -41,6 +41,8 @@ EDGE_INLINE vf vf_abs(vf a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a);
 EDGE_INLINE vf vf_neg(vf a) { return _mm512_xor_ps(_mm512_set1_ps(-0.0f), a); }
 EDGE_INLINE vf vf_rint(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_CUR_DIRECTION | _MM_FROUND_NO_EXC); }
 EDGE_INLINE vf vf_larger(vf a, vf b) { return _mm512_max_ps(a, b); }
+EDGE_INLINE vf vf_smaller(vf a, vf b) { return _mm512_min_ps(a, b); }
+EDGE_INLINE vf vf_times_pow2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 EDGE_INLINE vm vf_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 EDGE_INLINE vm vf_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
 EDGE_INLINE vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
@@ -92,6 +94,7 @@ EDGE_INLINE vi vi_half(vi a) { return _mm512_srai_epi32(a, 1); }
 EDGE_INLINE int32_t vi_fold(vi x) { return _mm512_reduce_add_epi32(x); }
 EDGE_INLINE vf vi_to_float(vi x) { return _mm512_cvtepi32_ps(x); }
 EDGE_INLINE vi vf_to_int(vf x) { return _mm512_cvtps_epi32(x); }
+EDGE_INLINE vi vf_to_int_or_zero(vf x) { return _mm512_maskz_cvtps_epi32(_mm512_cmp_ps_mask(x, x, _CMP_ORD_Q), x); }
 EDGE_INLINE vf vi_pow2(vi n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
 }

@@ -21,6 +21,7 @@
   .f32_gemm = gemm__neon,                                                      \
   .f32_layer_norm = layer_norm__neon,                                          \
   .f32_softmax = softmax__neon,                                                \
+  .f32_keep_larger = keep_larger__neon,                                        \
   .f32_attention = {attention_scratch_bytes__neon, attention__neon}
 #else
 /* Vectors of 32-bit ARM flush subnormal numbers; see vector__neon.h. */
@@ -30,6 +31,7 @@
   .f32_gemm = edge_f32_gemm__scalar,                                           \
   .f32_layer_norm = edge_f32_layer_norm__scalar,                               \
   .f32_softmax = edge_f32_softmax__scalar,                                     \
+  .f32_keep_larger = edge_f32_keep_larger__scalar,                             \
   .f32_attention = {edge_f32_attention_scratch__scalar, edge_f32_attention__scalar}
 #endif
 

@@ -86,6 +86,7 @@ EDGE_INLINE vf vf_neg(vf x) { return EDGE_EACH_1(vf, vnegq_f32, x); }
 EDGE_INLINE vf vf_rint(vf x) { return EDGE_EACH_1(vf, vrndnq_f32, x); }
 EDGE_INLINE vm vf_less(vf x, vf y) { return EDGE_EACH_2(vm, vcltq_f32, x, y); }
 EDGE_INLINE vf vf_larger(vf x, vf y) { return vf_select(vf_less(y, x), x, y); }
+EDGE_INLINE vf vf_smaller(vf x, vf y) { return vf_select(vf_less(x, y), x, y); }
 EDGE_INLINE vm vf_nan(vf x) {
   return (vm){vmvnq_u32(vceqq_f32(x.a, x.a)), vmvnq_u32(vceqq_f32(x.b, x.b)), vmvnq_u32(vceqq_f32(x.c, x.c)),
               vmvnq_u32(vceqq_f32(x.d, x.d))};
@@ -167,6 +168,8 @@ EDGE_INLINE vi vi_load_codes(const int8_t *p) {
   return (vi){vmovl_s16(vget_low_s16(low)), vmovl_s16(vget_high_s16(low)), vmovl_s16(vget_low_s16(high)),
               vmovl_s16(vget_high_s16(high))};
 }
+EDGE_INLINE vf vf_times_pow2(vf x, vf n) { return vf_mul(x, vi_pow2(vf_to_int(n))); }
+EDGE_INLINE vi vf_to_int_or_zero(vf x) { return vf_to_int(x); } /* FCVTNS makes 0 of NaN */
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) {
   const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
   vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));

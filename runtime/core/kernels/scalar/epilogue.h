@@ -1,6 +1,6 @@
 /* From an exact integer accumulator to a float output.
  *
- *   y = (float)acc * (scales[n] / s_x);  y = y + bias[n];  y = activation(y);  y = residual + y
+ *   y = (float)acc * (scales[n] * (1 / s_x));  y = y + bias[n];  y = activation(y);  y = residual + y
  *
  * With bitlinear_compat (PyPI bitlinear 2.4.6, whose scales[n] is the factor that the weights were multiplied by):
  *
@@ -21,7 +21,7 @@ static inline float edge_dequantize(int32_t acc, size_t n, float row_scale, cons
     if (epilogue->bias != NULL) y += epilogue->bias[n];
     y /= scale * row_scale;
   } else {
-    y *= scale / row_scale;
+    y *= scale * (1.0f / row_scale);
     if (epilogue->bias != NULL) y += epilogue->bias[n];
   }
   return edge_activatef(y, epilogue->activation);

@@ -38,9 +38,7 @@ static void quantize(size_t k, const float *x, size_t step, float norm_eps, bool
   row->scale = (1.0f / amax) * (bitlinear_compat ? 128.0f : 127.0f);
   uint32_t sum = 0; /* unsigned: a convolution's sample may be so large that it wraps, and does not use it */
   for (size_t i = 0; i < k; ++i) {
-    float code = rintf((x[i * step] - mean) * rstd * row->scale);
-    code = code > 127.0f ? 127.0f : code < low ? low : code;
-    codes[i] = code == code ? (int8_t)code : 0; /* converting a NaN would be undefined */
+    codes[i] = edge_code_of((x[i * step] - mean) * rstd, row->scale, low);
     sum += (uint32_t)codes[i];
   }
   row->sum = (int32_t)sum;

@@ -9,17 +9,24 @@
 #include "kernels/scalar/epilogue.h"
 #include "kernels/scalar/scalar.h"
 
-#include <string.h>
+#include <math.h>
 
 size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape) {
   return (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
 }
 
-void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, void *image, float *row_scale) {
-  const size_t count = edge_qd8_conv2d_image_bytes__scalar(shape);
-  edge_row row;
-  edge_f32_qd8_quantize__scalar(count, x, -1.0f, false, count, image, &row);
-  *row_scale = row.scale;
+void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
+                                      float *row_scale) {
+  const size_t plane = (size_t)shape->height * (size_t)shape->width, channels = (size_t)shape->channels;
+  int8_t *codes = image;
+  float amax = 1e-5f;
+  for (size_t i = 0; i < channels * plane; ++i) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+  *row_scale = (1.0f / amax) * 127.0f;
+  for (size_t c = 0; c < channels; ++c) {
+    for (size_t p = 0; p < plane; ++p) {
+      *codes++ = edge_code_of(channels_last ? x[p * channels + c] : x[c * plane + p], *row_scale, -127.0f);
+    }
+  }
 }
 
 void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row) {
@@ -27,7 +34,6 @@ void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_r
   const int8_t *codes = job->image, *weight = job->weight;
   const int32_t group_channels = conv->channels / conv->groups, group_outputs = conv->out_channels / conv->groups;
   const size_t plane = (size_t)conv->height * (size_t)conv->width;
-  const size_t out_plane = (size_t)conv->out_height * (size_t)conv->out_width;
   for (int32_t o = 0; o < conv->out_channels; ++o) {
     const int8_t *first = codes + (size_t)(o / group_outputs * group_channels) * plane;
     for (int32_t y = (int32_t)first_row; y < (int32_t)last_row; ++y) {
@@ -53,10 +59,10 @@ void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_r
             }
           }
         }
-        const size_t at = (size_t)o * out_plane + (size_t)y * (size_t)conv->out_width + (size_t)begin;
+        const size_t at = (size_t)y * (size_t)conv->out_width + (size_t)begin;
         for (int32_t x = 0; x < end - begin; ++x) {
           const float value = edge_dequantize(acc[x], (size_t)o, job->row_scale, &job->epilogue);
-          job->out[at + (size_t)x] = job->residual != NULL ? job->residual[at + (size_t)x] + value : value;
+          edge_store(&job->out, at + (size_t)x, (size_t)o, value);
         }
       }
     }

@@ -1,4 +1,4 @@
-/* scalar/f32_layer_norm.c and scalar/f32_softmax.c over sixteen lanes. */
+/* scalar/f32_layer_norm.c, f32_softmax.c and f32_keep_larger.c over sixteen lanes. */
 
 static void EDGE_SIMD(layer_norm)(size_t k, const float *x, const float *weight, const float *bias, float eps,
                                   float *out, float *mean, float *rstd) {
@@ -15,6 +15,11 @@ static void EDGE_SIMD(layer_norm)(size_t k, const float *x, const float *weight,
   if (rstd != NULL) *rstd = norm.rstd;
 }
 
+/* No score is above 0. */
+EDGE_INLINE vf v_exp_of_score(vf x) {
+  return vf_select(vf_less(x, vf_set(-87.33654f)), vf_set(0.0f), v_exp_down(x));
+}
+
 static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
   const size_t whole = k / 16 * 16, rest = k - whole;
   vf top = vf_set(-INFINITY);
@@ -28,12 +33,12 @@ static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
   const vf shift = vf_set(max);
   vf sum = vf_set(0.0f);
   for (size_t i = 0; i < whole; i += 16) {
-    const vf e = v_exp(vf_sub(vf_load(x + i), shift));
+    const vf e = v_exp_of_score(vf_sub(vf_load(x + i), shift));
     sum = vf_add(sum, e);
     vf_store(out + i, e);
   }
   if (rest > 0) {
-    const vf e = vf_first(v_exp(vf_sub(vf_load_first(x + whole, rest), shift)), rest);
+    const vf e = vf_first(v_exp_of_score(vf_sub(vf_load_first(x + whole, rest), shift)), rest);
     sum = vf_add(sum, e);
     vf_store_first(out + whole, e, rest);
   }
@@ -41,4 +46,12 @@ static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
   const vf factor = vf_set(scale);
   for (size_t i = 0; i < whole; i += 16) vf_store(out + i, vf_mul(vf_load(out + i), factor));
   for (size_t i = whole; i < k; ++i) out[i] *= scale;
+}
+
+static void EDGE_SIMD(keep_larger)(size_t n, const float *x, float *best) {
+  for (size_t i = 0; i < n; i += 16) {
+    const size_t some = n - i < 16 ? n - i : 16;
+    const vf new = vf_load_first(x + i, some), old = vf_load_first(best + i, some);
+    vf_store_first(best + i, vf_select(vm_either(vf_less(old, new), vf_nan(new)), new, old), some);
+  }
 }

@@ -8,7 +8,7 @@ EDGE_INLINE vf v_dequantize(vi sum, vf scale, vf bias, float row_scale, const ed
     if (epilogue->bias != NULL) y = vf_add(y, bias);
     return vf_div(y, vf_mul(scale, vf_set(row_scale)));
   }
-  y = vf_mul(y, epilogue->scale_step == 0 ? vf_set(epilogue->scales[0] / row_scale) : vf_div(scale, vf_set(row_scale)));
+  y = vf_mul(y, vf_mul(scale, vf_set(1.0f / row_scale)));
   return epilogue->bias != NULL ? vf_add(y, bias) : y;
 }
 

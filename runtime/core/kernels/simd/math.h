@@ -3,6 +3,19 @@
 
 EDGE_INLINE vf v_poly(vf p, vf x, float c) { return vf_add(vf_mul(p, x), vf_set(c)); }
 
+/* exp where the result is a float of full precision or NaN: x from -87.33654 to 0, or NaN. Elsewhere: anything. */
+EDGE_INLINE vf v_exp_down(vf x) {
+  const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
+  const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
+  vf p = v_poly(vf_set(0.0013950492f), r, 0.00836889f);
+  p = v_poly(p, r, 0.041666206f);
+  p = v_poly(p, r, 0.16666518f);
+  p = v_poly(p, r, 0.5f);
+  p = vf_add(vf_mul(p, vf_mul(r, r)), r);
+  p = vf_add(p, vf_set(1.0f));
+  return vf_times_pow2(p, n); /* in one step: it is exact, or rounds once as the second of two would */
+}
+
 EDGE_INLINE vf v_exp(vf x) {
   const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
   const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
@@ -42,16 +55,15 @@ EDGE_INLINE vf v_erf(vf x) {
   small = v_poly(small, z, -0.37612626f);
   small = v_poly(small, z, 0.12837917f);
   small = vf_add(vf_mul(small, x), x);
-  const vm is_small = vf_less(a, vf_set(1.0f));
   vf p = v_poly(vf_set(0.00018557407f), a, -0.002939608f);
   p = v_poly(p, a, 0.02180532f);
   p = v_poly(p, a, -0.10303737f);
   p = v_poly(p, a, -0.6382257f);
   p = v_poly(p, a, -1.12704f);
   p = v_poly(p, a, -0.00035371876f);
-  vf y = vf_sub(vf_set(1.0f), v_exp(p));
+  vf y = vf_sub(vf_set(1.0f), v_exp_down(p)); /* -19 < p < -1.8 where it counts */
   y = vf_select(vf_less(vf_set(4.0f), a), vf_set(1.0f), y);
-  return vf_select(is_small, small, v_with_sign_of(y, x));
+  return vf_select(vf_less(a, vf_set(1.0f)), small, v_with_sign_of(y, x));
 }
 
 EDGE_INLINE vf v_clamp(vf x, float low, float high) {
@@ -87,7 +99,6 @@ EDGE_INLINE vf v_activate(vf x, int activation) {
 /* The code of scalar/f32_qd8_quantize.c: clipped to low .. 127, and 0 where that is NaN. */
 EDGE_INLINE vi v_code(vf x, vf scale, vf low) {
   vf code = vf_rint(vf_mul(x, scale));
-  code = vf_select(vf_less(vf_set(127.0f), code), vf_set(127.0f), code);
-  code = vf_select(vf_less(code, low), low, code);
-  return vf_to_int(vf_select(vf_nan(code), vf_set(0.0f), code));
+  code = vf_smaller(vf_set(127.0f), vf_larger(low, code)); /* of two, the second where either is NaN */
+  return vf_to_int_or_zero(code);
 }

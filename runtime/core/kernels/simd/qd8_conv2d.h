@@ -96,7 +96,23 @@ EDGE_INLINE void conv_codes(const float *x, size_t plane, size_t count, size_t p
   vf_turn(t);
 }
 
-void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *x, void *image, float *row_scale) {
+/* One row of the image, channels last. */
+EDGE_INLINE void quantize_pixels(const float *x, size_t count, vf scale, int8_t *to) {
+  for (size_t i = 0; i < count; i += 16) {
+    const size_t some = count - i < 16 ? count - i : 16;
+    const vi code = v_code(vf_load_first(x + i, some), scale, vf_set(-127.0f));
+    if (some == 16) {
+      vi_store_codes(to + i, code);
+    } else {
+      int8_t codes[16];
+      vi_store_codes(codes, code);
+      memcpy(to + i, codes, some);
+    }
+  }
+}
+
+void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
+                                         float *row_scale) {
   const conv_layout layout = layout_of(shape);
   const size_t channels = (size_t)shape->channels, width = (size_t)shape->width;
   const size_t plane = (size_t)shape->height * width, count = channels * plane;
@@ -109,6 +125,10 @@ void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *
   memset(image, 0, EDGE_SIMD(edge_qd8_conv2d_image_bytes)(shape));
   for (size_t y = 0; y < (size_t)shape->height; ++y) {
     const size_t row = (y + (size_t)shape->padding_h) * layout.pitch + (size_t)shape->padding_w * channels;
+    if (channels_last || channels == 1) {
+      quantize_pixels(x + y * width * channels, width * channels, scale, (int8_t *)image + row);
+      continue;
+    }
     for (size_t p = 0; p < width; p += 16) {
       const size_t pixels = width - p < 16 ? width - p : 16;
       for (size_t c = 0; c < channels; c += 16) {
@@ -169,14 +189,10 @@ void EDGE_SIMD(edge_qd8_conv2d)(const edge_qd8_conv2d *conv, size_t first, size_
       const size_t y = (begin + r) / width * (size_t)shape->stride_h, x = (begin + r) % width * (size_t)shape->stride_w;
       pixel[r] = (const int8_t *)conv->image + y * layout.pitch + x * (size_t)shape->channels;
     }
-    /* What is left to do is that of a matrix product whose outputs of one column lie side by side. */
-    const size_t plane = (size_t)shape->out_height * width;
-    const edge_qd8_gemm rest = {
-        .rows = rows,
-        .row = row,
-        .epilogue = conv->epilogue,
-        .out = {conv->out + begin, conv->residual != NULL ? conv->residual + begin : NULL, 1, plane},
-    };
+    /* What is left to do is that of a matrix product. */
+    edge_qd8_gemm rest = {.rows = rows, .row = row, .epilogue = conv->epilogue, .out = conv->out};
+    rest.out.data += begin * rest.out.row_step;
+    if (rest.out.residual != NULL) rest.out.residual += begin * rest.out.row_step;
     for (size_t p = 0; p < layout.panels; ++p) {
       _Alignas(64) int32_t sums[CONV_PIXELS * EDGE_PANEL];
       const size_t o = p * EDGE_PANEL, count = channels - o < EDGE_PANEL ? channels - o : EDGE_PANEL;

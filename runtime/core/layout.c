@@ -1,0 +1,74 @@
+/* Which intermediate images have their channels last.
+ *
+ * Convolutions work on pixels, all channels of one at a time, while a program's tensors are planes, one channel each:
+ * between two such operators the turning there and back would cost more than their products. Sizes and memory stay as
+ * planned. Inputs, outputs, constants, and what a view shares its memory with, stay row-major.
+ */
+#include "plan.h"
+
+static bool may_turn(const edge_value *value) {
+  const edge_tensor *tensor = &value->as.tensor;
+  return value->kind == EDGE_TENSOR && tensor->rank == 4 && tensor->dtype == EDGE_FLOAT32 && !tensor->constant &&
+         tensor->data != NULL;
+}
+
+/* Takes the mark off; whether it had one. */
+static bool unmark(edge_value *value) {
+  if (value->kind != EDGE_TENSOR || !value->as.tensor.channels_last) return false;
+  value->as.tensor.channels_last = false;
+  return true;
+}
+
+static void unmark_ports(edge_value **ports, uint32_t count) {
+  for (uint32_t i = 0; i < count; ++i) unmark(ports[i]);
+}
+
+static void unmark_views(const edge_program *program, edge_model *model) {
+  for (uint32_t i = 0; i < program->instructions.count; ++i) {
+    edge_stored_call stored;
+    const edge_op *op;
+    if (edge_open_call(program, i, &stored, &op) != EDGE_OK || op != NULL) continue;
+    const uint32_t self = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_SELF);
+    const uint32_t out = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_OUT);
+    if (self < program->values.count) unmark(&model->values[self]);
+    if (out < program->values.count) unmark(&model->values[out]);
+  }
+}
+
+/* Whether it took a mark off. */
+static bool unmark_call(const edge_call *call) {
+  bool changed = false;
+  for (uint32_t i = 0; i < call->arg_count; ++i) {
+    edge_value *argument = call->args[i];
+    if (!(call->op->channels_last >> i & 1u)) changed = unmark(argument) || changed;
+    if (argument->kind != EDGE_TENSOR_LIST) continue;
+    for (uint32_t j = 0; j < argument->count; ++j) changed = unmark(argument->as.tensors[j]) || changed;
+  }
+  if (call->op->alike[0] == 0) return changed;
+  edge_value *first = call->args[call->op->alike[0]], *second = call->args[call->op->alike[1]];
+  if (first->kind == EDGE_TENSOR && second->kind == EDGE_TENSOR &&
+      first->as.tensor.channels_last != second->as.tensor.channels_last) {
+    unmark(first);
+    unmark(second);
+    changed = true;
+  }
+  return changed;
+}
+
+void edge_choose_layouts(const edge_program *program, edge_model *model) {
+  for (uint32_t i = 0; i < program->values.count; ++i) {
+    edge_stored_value stored;
+    edge_value *value = &model->values[i];
+    if (!may_turn(value)) continue;
+    /* What the file gives a first content for is in the order of the file. */
+    const bool readable = edge_read_value(program, i, &stored) == EDGE_OK;
+    value->as.tensor.channels_last = readable && stored.initial == NULL;
+  }
+  unmark_ports(model->inputs, model->input_count);
+  unmark_ports(model->outputs, model->output_count);
+  unmark_views(program, model);
+  for (bool changed = true; changed;) { /* each round takes at least one mark off */
+    changed = false;
+    for (uint32_t i = 0; i < model->call_count; ++i) changed = unmark_call(&model->calls[i]) || changed;
+  }
+}
