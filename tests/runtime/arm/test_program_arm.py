@@ -21,7 +21,7 @@ def run_program(architecture: str) -> Path:
     compiler, _ = cross(architecture)
 
     def make(folder: Path) -> None:
-        command = [*compiler, *STRICT, "-O3", *CORE_SOURCES, str(DRIVER), "-o", "run_program", "-lm", "-pthread"]
+        command = [*compiler, *STRICT, "-O2", *CORE_SOURCES, str(DRIVER), "-o", "run_program", "-lm", "-pthread"]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-4000:]
 

@@ -40,8 +40,7 @@ EDGE_INLINE int16x8_t multiply_high(int16x8_t sum, int8x16_t w, int8x16_t x) {
 
 #if EDGE_BITS < 8
 
-EDGE_INLINE int16x8_t multiply_add(int16x8_t sum, int8x16_t w, int8x16_t x, const bool careful) {
-  (void)careful;
+EDGE_INLINE int16x8_t multiply_add(int16x8_t sum, int8x16_t w, int8x16_t x) {
   return multiply_high(vmlal_s8(sum, vget_low_s8(w), vget_low_s8(x)), w, x);
 }
 
@@ -51,12 +50,9 @@ EDGE_INLINE int32x4_t wide_sum(int16x8_t sum) { return vpaddlq_s16(sum); }
 
 #else
 
-/* Two products of 8 bits fit 16, but not twice -128 * -128, which `careful` (a constant) allows for: only
- * bitlinear_compat's codes go down to -128. */
-EDGE_INLINE int32x4_t multiply_add(int32x4_t sum, int8x16_t w, int8x16_t x, const bool careful) {
-  const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
-  if (!careful) return vpadalq_s16(sum, multiply_high(low, w, x));
-  return vpadalq_s16(vpadalq_s16(sum, low), multiply_high(vdupq_n_s16(0), w, x));
+/* Two products of 8 bits fit 16, but for twice -128 * -128, and only 2-bit weights meet codes of -128. */
+EDGE_INLINE int32x4_t multiply_add(int32x4_t sum, int8x16_t w, int8x16_t x) {
+  return vpadalq_s16(sum, multiply_high(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x));
 }
 
 typedef int32x4_t tile_sum;
@@ -66,7 +62,7 @@ EDGE_INLINE int32x4_t wide_sum(int32x4_t sum) { return sum; }
 #endif
 
 EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
-                      const bool careful, const int32_t *start, int32_t *sums) {
+                      const int32_t *start, int32_t *sums) {
   tile_sum sum[TILE_ROWS][4];
   EDGE_UNROLL
   for (size_t r = 0; r < rows; ++r) {
@@ -79,7 +75,7 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
     for (size_t r = 0; r < rows; ++r) {
       const int8x16_t x = vld1q_s8(codes + r * padded);
       EDGE_UNROLL
-      for (size_t i = 0; i < 4; ++i) sum[r][i] = multiply_add(sum[r][i], w.val[i], x, careful);
+      for (size_t i = 0; i < 4; ++i) sum[r][i] = multiply_add(sum[r][i], w.val[i], x);
     }
   }
   EDGE_UNROLL
@@ -92,20 +88,20 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
 
 /* As many values of k as may be added up before a fold. */
 EDGE_INLINE void tiles_of_a_fold(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
-                                 const bool careful, const int32_t *start, int32_t *sums) {
+                                 const int32_t *start, int32_t *sums) {
   const size_t rows = gemm->rows, padded = gemm->padded;
   size_t r = 0;
   for (; r + TILE_ROWS <= rows; r += TILE_ROWS) {
-    tile(TILE_ROWS, depth, codes + r * padded, padded, weights, careful, start, sums + r * EDGE_PANEL);
+    tile(TILE_ROWS, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
     if (start != NULL) start += TILE_ROWS;
   }
   codes += r * padded;
   sums += r * EDGE_PANEL;
   switch (rows - r) {
-    case 1: tile(1, depth, codes, padded, weights, careful, start, sums); break;
+    case 1: tile(1, depth, codes, padded, weights, start, sums); break;
 #if TILE_ROWS > 2
-    case 2: tile(2, depth, codes, padded, weights, careful, start, sums); break;
-    case 3: tile(3, depth, codes, padded, weights, careful, start, sums); break;
+    case 2: tile(2, depth, codes, padded, weights, start, sums); break;
+    case 3: tile(3, depth, codes, padded, weights, start, sums); break;
 #endif
     default: break;
   }
@@ -116,16 +112,10 @@ static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, 
 #if EDGE_BITS == 4
   for (size_t k = 0; k < depth; k += FOLD) {
     const size_t count = depth - k < FOLD ? depth - k : FOLD;
-    tiles_of_a_fold(gemm, count, codes + k, weights + k / GROUP * BLOCK_BYTES, false, k > 0 ? NULL : start, sums);
-  }
-#elif EDGE_BITS == 8
-  if (gemm->epilogue.bitlinear_compat) {
-    tiles_of_a_fold(gemm, depth, codes, weights, true, start, sums);
-  } else {
-    tiles_of_a_fold(gemm, depth, codes, weights, false, start, sums);
+    tiles_of_a_fold(gemm, count, codes + k, weights + k / GROUP * BLOCK_BYTES, k > 0 ? NULL : start, sums);
   }
 #else
-  tiles_of_a_fold(gemm, depth, codes, weights, false, start, sums);
+  tiles_of_a_fold(gemm, depth, codes, weights, start, sums);
 #endif
 }
 
@@ -147,7 +137,7 @@ EDGE_INLINE void row_tile_of_a_fold(size_t depth, const int8_t *codes, const uin
     for (size_t i = 0; i < 4; ++i) {
       EDGE_UNROLL
       for (int f = 0; f < FIELDS; ++f) {
-        sum[f][i] = multiply_add(sum[f][i], field_of(w.val[i], f), x, false);
+        sum[f][i] = multiply_add(sum[f][i], field_of(w.val[i], f), x);
       }
     }
   }
