@@ -103,10 +103,16 @@ def cross(architecture: str) -> tuple[list[str], list[str]]:
     """The commands of the compiler, whose programs are static, and of the emulator."""
     machine = CROSS[architecture]
     emulator = shutil.which(machine.emulator) or shutil.which(f"{machine.emulator}-static")
-    if shutil.which(machine.compiler) is None or emulator is None:
-        lacking = [machine.compiler] * (shutil.which(machine.compiler) is None)
-        lacking += [machine.emulator] * (emulator is None)
-        pytest.skip(
-            f"{architecture} under emulation: no {' and no '.join(lacking)} (Debian: apt install {machine.packages})"
-        )
+    lacking = [] if emulator else [machine.emulator]
+    if shutil.which(machine.compiler) is None:
+        lacking.append(machine.compiler)
+    elif not os.path.exists(_asked(machine.compiler, "-print-file-name=libc.a")):
+        lacking.append(f"C library of {machine.compiler}")
+    if lacking or emulator is None:
+        install = f"Debian: apt install {machine.packages}"
+        pytest.skip(f"{architecture} under emulation: no {' and no '.join(lacking)} ({install})")
     return [machine.compiler, "-static"], [emulator]
+
+
+def _asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
