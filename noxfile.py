@@ -1,6 +1,6 @@
-"""Sessions: demo, tests, lint, types, wheel.
+"""Sessions: arm, demo, tests, lint, types, wheel.
 
-`demo`, `tests` and `types` share one environment, .nox/edge, because building it (PyTorch and three engines) is what
+`arm`, `demo`, `tests` and `types` share one environment, .nox/edge, because building it (PyTorch and three engines) is what
 takes the time; it holds the wheel built from this checkout, installed as a user would install it.
 """
 
@@ -82,15 +82,25 @@ def demo(session: nox.Session) -> None:
     session.log("report: out/digits-report/report.md")
 
 
-@nox.session(venv_backend="none")
-def tests(session: nox.Session) -> None:
-    """Runs the tests against the installed wheel and every real engine."""
+def _pytest(session: nox.Session, *words: str) -> None:
     programs = _shared(session)
     environment = {
         "EDGE_TEST_WHEEL": str(_wheel(session)),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
     }
-    session.run(str(programs / "python"), "-m", "pytest", *session.posargs, env=environment)
+    session.run(str(programs / "python"), "-m", "pytest", *words, env=environment)
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Runs the tests against the installed wheel and every real engine."""
+    _pytest(session, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def arm(session: nox.Session) -> None:
+    """Runs those tests alone that cross-build the core for ARM and run it under emulation."""
+    _pytest(session, str(ROOT / "tests" / "runtime" / "arm"), *session.posargs)
 
 
 @nox.session

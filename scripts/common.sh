@@ -47,6 +47,19 @@ need() {
   exit 1
 }
 
+# want CHECK WHAT PACKAGE...: what only some tests need; installed if possible, else named, and those tests are skipped.
+want() {
+  local check=$1 what=$2
+  shift 2
+  "$check" >/dev/null 2>&1 && return 0
+  apt_install "$@" && "$check" >/dev/null 2>&1 && return 0
+  say "without $what, the tests that need it are skipped (Debian, Ubuntu: sudo apt install $*)"
+}
+
+# A compiler of another architecture, with its C library, and the emulator of its programs.
+has_cross() { command -v "$1-gcc" && [ -e "$("$1-gcc" -print-file-name=libc.a)" ] && command -v "$2"; }
+has_arm() { has_cross aarch64-linux-gnu qemu-aarch64 && has_cross arm-linux-gnueabihf qemu-arm; }
+
 has_python() { host_python=$(find_python); }
 need has_python "Python 3.10 to 3.13" python3 python3-venv python3-dev
 # `need` runs its check in this shell, so host_python is set now.

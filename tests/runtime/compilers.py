@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,38 @@ def sanitizer_runtimes() -> str:
     if not all(map(os.path.isabs, found)):
         pytest.skip(f"{compiler} has no shared libasan.so and libubsan.so to load into Python")
     return os.pathsep.join(found)
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Another architecture's compiler, and the emulator of its Linux programs."""
+
+    compiler: str
+    emulator: str
+    packages: str
+    """Of Debian, that have both."""
+
+
+CROSS = {
+    "aarch64": Cross("aarch64-linux-gnu-gcc", "qemu-aarch64", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"),
+    "armv7": Cross("arm-linux-gnueabihf-gcc", "qemu-arm", "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user"),
+}
+
+
+def cross(architecture: str) -> tuple[list[str], list[str]]:
+    """The commands of the compiler, whose programs are static, and of the emulator."""
+    machine = CROSS[architecture]
+    emulator = shutil.which(machine.emulator) or shutil.which(f"{machine.emulator}-static")
+    lacking = [] if emulator else [machine.emulator]
+    if shutil.which(machine.compiler) is None:
+        lacking.append(machine.compiler)
+    elif not os.path.exists(_asked(machine.compiler, "-print-file-name=libc.a")):
+        lacking.append(f"C library of {machine.compiler}")
+    if lacking or emulator is None:
+        install = f"Debian: apt install {machine.packages}"
+        pytest.skip(f"{architecture} under emulation: no {' and no '.join(lacking)} ({install})")
+    return [machine.compiler, "-static"], [emulator]
+
+
+def _asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()

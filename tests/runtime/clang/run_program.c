@@ -17,7 +17,7 @@ static void *read_file(const char *path, size_t *size) {
   if (file == NULL || fseek(file, 0, SEEK_END) != 0) fail(path, "cannot be read");
   *size = (size_t)ftell(file);
   rewind(file);
-  void *bytes = malloc(*size + 1);
+  void *bytes = aligned_alloc(EDGE_PACK_ALIGN, (*size / EDGE_PACK_ALIGN + 1) * EDGE_PACK_ALIGN);
   if (bytes == NULL || fread(bytes, 1, *size, file) != *size) fail(path, "cannot be read");
   fclose(file);
   return bytes;

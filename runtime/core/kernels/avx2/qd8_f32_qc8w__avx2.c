@@ -17,8 +17,9 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 #include "kernels/simd/finish.h"
 /* each on the one before */
 #include "kernels/simd/qd8_dense.h"
-/* and the last */
+/* and two on that */
 #include "kernels/simd/qd8_conv2d.h"
+#include "kernels/simd/qd8_dense_gemm.h"
 
 /* Sixteen outputs at a time: they and the rows fill the registers. */
 EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_runs *runs, const int32_t *start,

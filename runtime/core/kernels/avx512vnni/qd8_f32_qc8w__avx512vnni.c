@@ -17,8 +17,9 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 #include "kernels/simd/finish.h"
 /* each on the one before */
 #include "kernels/simd/qd8_dense.h"
-/* and the last */
+/* and two on that */
 #include "kernels/simd/qd8_conv2d.h"
+#include "kernels/simd/qd8_dense_gemm.h"
 
 EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_runs *runs, const int32_t *start,
                             const int8_t *weight, const int8_t *const *row, int32_t *sums) {

@@ -9,7 +9,7 @@
 #include "kernels/neon/vector__neon.h"
 /* for all of these, in this order */
 #include "kernels/simd/math.h"
-/* */
+/* the norms need the moments of the first */
 #include "kernels/simd/f32_qd8_quantize.h"
 #include "kernels/simd/f32_rows.h"
 /* which attention builds on */
@@ -23,6 +23,7 @@
   .f32_softmax = softmax__neon,                                                \
   .f32_keep_larger = keep_larger__neon,                                        \
   .f32_attention = {attention_scratch_bytes__neon, attention__neon}
+#define EDGE_CONVOLUTION(isa) EDGE_CONV2D(isa)
 #else
 /* Vectors of 32-bit ARM flush subnormal numbers; see vector__neon.h. */
 #define EDGE_FLOATS                                                            \
@@ -33,28 +34,30 @@
   .f32_softmax = edge_f32_softmax__scalar,                                     \
   .f32_keep_larger = edge_f32_keep_larger__scalar,                             \
   .f32_attention = {edge_f32_attention_scratch__scalar, edge_f32_attention__scalar}
+#define EDGE_CONVOLUTION(isa)                                                  \
+  {                                                                            \
+    .image_bytes = edge_qd8_conv2d_image_bytes__scalar,                        \
+    .quantize = edge_qd8_conv2d_quantize__scalar,                              \
+    .run = edge_qd8_f32_qc8w_conv2d__scalar                                    \
+  }
 #endif
 
-#define EDGE_GEMM(kernel, isa)                                                                                  \
-  .kernel = {edge_##kernel##_packed_bytes__##isa, edge_##kernel##_pack__##isa, edge_##kernel##_gemm__##isa}
-
-#define EDGE_TABLE(name)                                                                                        \
-  const edge_kernels edge_kernels_##name = {                                                                    \
-      .isa = #name,                                                                                             \
-      EDGE_FLOATS,                                                                                              \
-      EDGE_GEMM(qd8_f32_qc2w, name),                                                                            \
-      EDGE_GEMM(qd8_f32_qc4w, name),                                                                            \
-      EDGE_GEMM(qd8_f32_qc8w, name),                                                                            \
-      .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                               \
-                              .quantize = edge_qd8_conv2d_quantize__scalar,                                     \
-                              .run = edge_qd8_f32_qc8w_conv2d__scalar},                                         \
-      .f32_conv2d = edge_f32_conv2d__scalar,                                                                    \
+/* SMMLA has nothing for convolutions, whose rows are not arranged in pairs. */
+#define EDGE_TABLE(name, convolution)                                          \
+  const edge_kernels edge_kernels_##name = {                                   \
+      .isa = #name,                                                            \
+      EDGE_FLOATS,                                                             \
+      .qd8_f32_qc2w = EDGE_GEMM(qd8_f32_qc2w, name),                           \
+      .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                           \
+      .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                           \
+      .qd8_f32_qc8w_conv2d = EDGE_CONVOLUTION(convolution),                    \
+      .f32_conv2d = edge_f32_conv2d__scalar,                                   \
   }
 
-EDGE_TABLE(neon);
+EDGE_TABLE(neon, neon);
 #if defined(__aarch64__)
-EDGE_TABLE(neon_dotprod);
-EDGE_TABLE(neon_i8mm);
+EDGE_TABLE(neon_dotprod, neon_dotprod);
+EDGE_TABLE(neon_i8mm, neon_dotprod);
 #endif
 
 #endif

@@ -9,7 +9,7 @@
  *
  *   arrange(rows, depth, codes, padded, to)     writes the rows of activations in the order that `tiles` wants them,
  *                                               if ARRANGED_BYTES > 0
- *   tiles(rows, depth, codes, padded, weights, start, sums)
+ *   tiles(gemm, depth, codes, weights, start, sums)
  *                                               all rows and one block of unpacked weights: adds to the sums, or, if
  *                                               start is not NULL, to start[r]; sums[r * EDGE_PANEL + j] is for output
  *                                               j of the block
@@ -83,7 +83,7 @@ EDGE_INLINE void panel_sums(const edge_qd8_gemm *gemm, const uint8_t *panel, siz
       }
     }
     for (size_t b = 0; b < blocks; ++b) {
-      tiles(gemm->rows, count, codes, gemm->padded, weights + b * step, k > 0 ? NULL : start,
+      tiles(gemm, count, codes, weights + b * step, k > 0 ? NULL : start,
             sums + b * BLOCK);
     }
   }

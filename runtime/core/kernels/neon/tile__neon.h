@@ -30,15 +30,18 @@ EDGE_INLINE int32x4_t fold(int32x4_t a, int32x4_t b, int32x4_t c, int32x4_t d) {
   return pairwise(pairwise(a, b), pairwise(c, d));
 }
 
-#if EDGE_BITS < 8
-
-EDGE_INLINE int16x8_t multiply_add(int16x8_t sum, int8x16_t w, int8x16_t x) {
-  sum = vmlal_s8(sum, vget_low_s8(w), vget_low_s8(x));
+EDGE_INLINE int16x8_t multiply_high(int16x8_t sum, int8x16_t w, int8x16_t x) {
 #if defined(__aarch64__)
   return vmlal_high_s8(sum, w, x);
 #else
   return vmlal_s8(sum, vget_high_s8(w), vget_high_s8(x));
 #endif
+}
+
+#if EDGE_BITS < 8
+
+EDGE_INLINE int16x8_t multiply_add(int16x8_t sum, int8x16_t w, int8x16_t x) {
+  return multiply_high(vmlal_s8(sum, vget_low_s8(w), vget_low_s8(x)), w, x);
 }
 
 typedef int16x8_t tile_sum;
@@ -47,10 +50,9 @@ EDGE_INLINE int32x4_t wide_sum(int16x8_t sum) { return vpaddlq_s16(sum); }
 
 #else
 
-/* Two products of 8 bits fit 16, but for -128 * -128, which bitlinear_compat's codes may ask for. */
+/* Two products of 8 bits fit 16, but for twice -128 * -128, and only 2-bit weights meet codes of -128. */
 EDGE_INLINE int32x4_t multiply_add(int32x4_t sum, int8x16_t w, int8x16_t x) {
-  const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x)), high = vmull_s8(vget_high_s8(w), vget_high_s8(x));
-  return vpadalq_s16(vpadalq_s16(sum, low), high);
+  return vpadalq_s16(sum, multiply_high(vmull_s8(vget_low_s8(w), vget_low_s8(x)), w, x));
 }
 
 typedef int32x4_t tile_sum;
@@ -85,8 +87,9 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
 }
 
 /* As many values of k as may be added up before a fold. */
-static void tiles_of_a_fold(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
-                            const int32_t *start, int32_t *sums) {
+EDGE_INLINE void tiles_of_a_fold(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
+                                 const int32_t *start, int32_t *sums) {
+  const size_t rows = gemm->rows, padded = gemm->padded;
   size_t r = 0;
   for (; r + TILE_ROWS <= rows; r += TILE_ROWS) {
     tile(TILE_ROWS, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
@@ -104,15 +107,15 @@ static void tiles_of_a_fold(size_t rows, size_t depth, const int8_t *codes, size
   }
 }
 
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
 #if EDGE_BITS == 4
   for (size_t k = 0; k < depth; k += FOLD) {
     const size_t count = depth - k < FOLD ? depth - k : FOLD;
-    tiles_of_a_fold(rows, count, codes + k, padded, weights + k / GROUP * BLOCK_BYTES, k > 0 ? NULL : start, sums);
+    tiles_of_a_fold(gemm, count, codes + k, weights + k / GROUP * BLOCK_BYTES, k > 0 ? NULL : start, sums);
   }
 #else
-  tiles_of_a_fold(rows, depth, codes, padded, weights, start, sums);
+  tiles_of_a_fold(gemm, depth, codes, weights, start, sums);
 #endif
 }
 

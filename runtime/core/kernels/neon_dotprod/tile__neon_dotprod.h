@@ -47,11 +47,17 @@ EDGE_INLINE void tile(const size_t rows, size_t depth, const int8_t *codes, size
   }
 }
 
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+EDGE_APART void tile_of_four(size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+                             const int32_t *start, int32_t *sums) {
+  tile(4, depth, codes, padded, weights, start, sums);
+}
+
+static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
+  const size_t rows = gemm->rows, padded = gemm->padded;
   size_t r = 0;
   for (; r + 4 <= rows; r += 4) {
-    tile(4, depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
+    tile_of_four(depth, codes + r * padded, padded, weights, start, sums + r * EDGE_PANEL);
     if (start != NULL) start += 4;
   }
   codes += r * padded;
@@ -90,12 +96,12 @@ EDGE_INLINE int8x16_t scaled_field_of(int8x16_t packed, const int f) {
 /* 48 * 128 * k, the largest of such sums, stays below 2^31 up to here. */
 #define DEEPEST 349525
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
+EDGE_APART void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
   int32x4_t sum[FIELDS][4];
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {
     EDGE_UNROLL
-    for (size_t i = 0; i < 4; ++i) sum[f][i] = vdupq_n_s32(EDGE_BITS == 2 && f == 1 ? 4 * start : EDGE_BITS == 2 && f == 2 ? 16 * start : start);
+    for (size_t i = 0; i < 4; ++i) sum[f][i] = vdupq_n_s32(start * (EDGE_BITS == 4 || f % 3 == 0 ? 1 : f == 1 ? 4 : 16));
   }
   for (const int8_t *end = codes + depth; codes < end; codes += 16) {
     const int8x16_t x = vld1q_s8(codes);

@@ -46,10 +46,11 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
     EDGE_UNROLL
     for (size_t i = 0; i < 4; ++i) sum[p][i] = first;
   }
-  for (const int8_t *end = x + 8 * depth; x < end;) { /* a whole number of two groups */
+  const int8_t *end = x + 8 * depth;
+  do { /* a whole number of two groups */
     EDGE_OCTET;
     EDGE_OCTET;
-  }
+  } while (x < end);
   EDGE_UNROLL
   for (size_t p = 0; p < pairs; ++p) {
     EDGE_UNROLL
@@ -67,22 +68,26 @@ EDGE_INLINE void tile(const size_t pairs, size_t depth, const int8_t *x, const i
   }
 }
 
+EDGE_APART void tile_of_eight(size_t depth, const int8_t *x, const int8_t *weights, const int32_t *start,
+                              int32_t *sums) {
+  tile(4, depth, x, weights, start, sums);
+}
+
 /* With an odd number of rows the last is computed twice; there is an even number of sums. */
-static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded, const int8_t *weights,
+static void tiles(const edge_qd8_gemm *gemm, size_t depth, const int8_t *codes, const int8_t *weights,
                   const int32_t *start, int32_t *sums) {
-  (void)padded;
+  const size_t rows = gemm->rows;
   size_t r = 0;
-  for (; r + 8 <= rows; r += 8) {
-    tile(4, depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
+  for (; r + 7 <= rows; r += 8) {
+    tile_of_eight(depth, codes + r * depth, weights, start, sums + r * EDGE_PANEL);
     if (start != NULL) start += 8;
   }
   codes += r * depth;
   sums += r * EDGE_PANEL;
-  switch ((rows - r + 1) / 2) {
+  switch (r < rows ? (rows - r + 1) / 2 : 0) {
     case 1: tile(1, depth, codes, weights, start, sums); break;
     case 2: tile(2, depth, codes, weights, start, sums); break;
     case 3: tile(3, depth, codes, weights, start, sums); break;
-    case 4: tile(4, depth, codes, weights, start, sums); break;
     default: break;
   }
 }
@@ -97,7 +102,7 @@ static void tiles(size_t rows, size_t depth, const int8_t *codes, size_t padded,
     }                                                                          \
   } while (0)
 
-static void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
+EDGE_APART void row_tile(size_t depth, const int8_t *codes, const uint8_t *set, int32_t start, int32_t *sums) {
   int32x4_t sum[FIELDS][4]; /* of two outputs, each in two halves */
   EDGE_UNROLL
   for (size_t f = 0; f < FIELDS; ++f) {

@@ -1,0 +1,33 @@
+"""ARM's kernels against the scalar ones, bit by bit, on emulated CPUs: each runs those whose instructions it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.runtime.compilers import cross
+from tests.runtime.kernels.harness import INTEGER_GEMMS, built, compared
+
+CPUS = [
+    ("aarch64", "cortex-a53", {"neon"}),
+    ("aarch64", "cortex-a72", {"neon"}),
+    ("aarch64", "cortex-a76", {"neon", "neon_dotprod"}),
+    ("aarch64", "max", {"neon", "neon_dotprod", "neon_i8mm"}),
+    ("armv7", "cortex-a7", {"neon"}),
+    ("armv7", "max", {"neon"}),
+]
+"""Architecture, what the emulator calls the CPU, instruction sets. An instruction that a CPU lacks ends the program."""
+
+FLOATS = {"f32_qd8_quantize", "f32_qd8_quantize_columns", "f32_gemm", "f32_layer_norm", "f32_softmax", "f32_attention"}
+"""What aarch64 has beside the integer GEMMs; vectors of 32-bit ARM flush subnormal numbers."""
+
+
+@pytest.mark.parametrize(("architecture", "cpu", "isas"), CPUS)
+def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
+    compiler, emulator = cross(architecture)
+    program = built(architecture, compiler, "-O3")  # as a release is built
+    counts = compared([*emulator, "-cpu", cpu, program], seed=1, cases=200)
+    assert counts.keys() == isas
+    for isa, kernels in counts.items():
+        expected = INTEGER_GEMMS | (FLOATS if architecture == "aarch64" else set())
+        assert kernels.keys() >= expected, isa
+        assert min(kernels.values()) >= 50, (isa, kernels)
