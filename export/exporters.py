@@ -27,6 +27,7 @@ class Exporters:
         quantization: that it was made ready for.
         formats: to write.
         tflite_bits: storage of ternary weights in the .tflite.
+        int8_attention: integer products in the .pte.
         at_once: children that may run at a time.
         children: those of the export.
     """
@@ -35,6 +36,7 @@ class Exporters:
     quantization: QuantConfig
     formats: tuple[str, ...]
     tflite_bits: int
+    int8_attention: bool
     at_once: int
     children: Children
 
@@ -76,6 +78,8 @@ class Exporters:
         options: dict[str, Any] = {"compact_constants": self.quantization.bits != 32}
         if format_ == "tflite":
             options["bits"] = self.tflite_bits
+        if format_ == "pte" and self.int8_attention:
+            options["int8_attention"] = True
         Job(
             format=format_,
             model=self.spec.to_dict(),

@@ -38,6 +38,9 @@ ACTIVATIONS: dict[int, Callable[[Tensor], Tensor]] = {
 LANES = 16
 """Partial sums of every normalization: wide enough for one AVX-512 or four NEON registers."""
 
+ATTENTION_ONE = 16256
+"""Parts of an attention weight of 1 in `attention_int8`."""
+
 _EXACT_FLOAT32 = 1 << 24
 """Integers up to this size are exact in float32, so a float32 product of integers is the integer product."""
 
@@ -258,10 +261,39 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: floa
     return scores.softmax(-1).nan_to_num(nan=0.0) @ v
 
 
-def _attention_qkv(qkv: Tensor, heads: int, scale: float, causal: bool) -> Tensor:
+def _attention_int8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
+    (q_codes, q_scale), (k_codes, k_scale) = _quantize_tokens(q, -1.0), _quantize_tokens(k, -1.0)
+    v_codes, v_scale = (t.transpose(-2, -1) for t in _quantize_tokens(v.transpose(-2, -1), -1.0))
+    # Products of integers in double are exact.
+    dot = (q_codes.double() @ k_codes.double().transpose(-2, -1)).float()
+    scores = (dot * (torch.reciprocal(q_scale) * scale)) * torch.reciprocal(k_scale).transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(later, float("-inf"))
+    peak = scores.nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf")).amax(-1, keepdim=True)
+    parts = (torch.exp(scores - peak) * float(ATTENTION_ONE)).round().nan_to_num(nan=0.0).double()
+    high = torch.floor(parts / 128)
+    codes = v_codes.double()
+    upper, lower = (high @ codes).float(), ((parts - 128 * high) @ codes).float()
+    share = torch.reciprocal(parts.sum(-1, keepdim=True).float())
+    y = (upper * 128.0 + lower) * (torch.reciprocal(v_scale) * share)
+    return torch.where(peak == float("-inf"), torch.zeros_like(y), y)
+
+
+def _of_qkv(of: Callable[..., Tensor], qkv: Tensor, heads: int, scale: float, causal: bool) -> Tensor:
     batch, tokens, width = qkv.shape
     q, k, v = qkv.view(batch, tokens, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4).unbind(0)
-    return _attention(q, k, v, None, scale, causal).transpose(1, 2).reshape(batch, tokens, width // 3)
+    return of(q, k, v, None, scale, causal).transpose(1, 2).reshape(batch, tokens, width // 3)
+
+
+def _attention_qkv(qkv: Tensor, heads: int, scale: float, causal: bool) -> Tensor:
+    return _of_qkv(_attention, qkv, heads, scale, causal)
+
+
+def _attention_qkv_int8(qkv: Tensor, heads: int, scale: float, causal: bool) -> Tensor:
+    return _of_qkv(_attention_int8, qkv, heads, scale, causal)
 
 
 def _max_pool2d(
@@ -336,6 +368,8 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
     "layer_norm": ("Tensor x, Tensor? weight, Tensor? bias, float eps", _layer_norm, _meta_like),
     "attention": ("Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal", _attention, None),
     "attention_qkv": ("Tensor qkv, int heads, float scale, bool causal", _attention_qkv, None),
+    "attention_int8": ("Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal", _attention_int8, None),
+    "attention_qkv_int8": ("Tensor qkv, int heads, float scale, bool causal", _attention_qkv_int8, None),
     "max_pool2d": (f"Tensor x, {_POOL}", _max_pool2d, None),
     "add_quantized": ("Tensor x, Tensor codes, Tensor scales", _add_quantized, _meta_like),
     "sequence_pool": ("Tensor x, Tensor weight, Tensor? bias", _sequence_pool, None),

@@ -36,6 +36,7 @@ class ExportOptions:
         keep: patterns of layers that stay float, beyond the model's own.
         measure: "median" or "mean", the scale of ternary weights.
         conv: "int8" or "float" for k×k and depthwise convolutions.
+        attention: "float", or "int8" for integer products in the .pte.
         epochs: None for the preset of the model and data; likewise `batch_size` and `lr`.
         kind: "image", "audio" or "array" where the data holds several; None for what is found.
         bitlinear_compat: numerics of PyPI `bitlinear` in the linear layers.
@@ -65,6 +66,7 @@ class ExportOptions:
     keep: tuple[str, ...] = ()
     measure: str = "median"
     conv: str = "int8"
+    attention: str = "float"
     kind: str | None = None
     bitlinear_compat: bool = False
     float_fraction: float | None = None

@@ -100,7 +100,15 @@ class _Export:
             spec, dataset, data_arguments = self._model_and_data()
             quantization = self._quantization(spec)
             self._try_out(spec, dataset)
-            exporters = Exporters(spec, quantization, formats, self.options.tflite_bits, threads, self.children)
+            exporters = Exporters(
+                spec=spec,
+                quantization=quantization,
+                formats=formats,
+                tflite_bits=self.options.tflite_bits,
+                int8_attention=self.options.attention == "int8",
+                at_once=threads,
+                children=self.children,
+            )
             if spec.info.family == "user":
                 self._rehearse(exporters, dataset)
             model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)

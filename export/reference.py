@@ -8,6 +8,7 @@ semantics are those of the operators' schemas; Quantization after BitNet b1.58 (
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -463,11 +464,50 @@ def attention(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causal: bo
     return out
 
 
+ATTENTION_ONE = 16256
+"""Parts of an attention weight of 1 in `attention_int8`: 127 * 128."""
+
+
+def attention_int8(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causal: bool) -> F32:
+    """edge::attention_int8: as `attention` with integer products (runtime/core/kernels/scalar/qd8_attention.c).
+
+    Queries and keys are int8 with a scale a token, values with a scale a channel, weights 14-bit parts of their sum.
+    """
+    queries, keys = q.shape[2], k.shape[2]
+    with np.errstate(all="ignore"):
+        (q_codes, q_scale), (k_codes, k_scale) = quantize_activation(q, -1.0), quantize_activation(k, -1.0)
+        v_codes, v_scale = quantize_activation(np.ascontiguousarray(v.swapaxes(-1, -2)), -1.0)
+        dot = q_codes.astype(np.int64) @ k_codes.astype(np.int64).swapaxes(-1, -2)
+        factor = f32(scale) * (f32(1) / q_scale)
+        score = (dot.astype(f32) * factor[..., None]) * (f32(1) / k_scale)[..., None, :]
+        score = score if mask is None else score + mask
+        seen = np.arange(keys) <= np.arange(queries)[:, None] if causal else np.ones((queries, keys), dtype=bool)
+        score = np.where(seen, score, f32(-np.inf))
+        peak = np.fmax.reduce(score, axis=-1, initial=f32(-np.inf))
+        part = np.rint(exp(score - peak[..., None]) * f32(ATTENTION_ONE))
+        parts = np.where(np.isnan(part) | ~seen, f32(0), part).astype(np.int64)
+        turned = v_codes.astype(np.int64).swapaxes(-1, -2)
+        high, low = ((parts >> 7) @ turned).astype(f32), ((parts & 127) @ turned).astype(f32)
+        share = f32(1) / parts.sum(-1).astype(f32)
+        out = (high * f32(128) + low) * ((f32(1) / v_scale)[..., None, :] * share[..., None])
+    out[peak == -np.inf] = 0
+    return cast(F32, out)
+
+
 def attention_qkv(qkv: F32, heads: int, scale: float, causal: bool) -> F32:
     """edge::attention_qkv: qkv [B, T, 3*H*d] ordered (3, H, d) -> [B, T, H*d]."""
+    return _of_qkv(attention, qkv, heads, scale, causal)
+
+
+def attention_qkv_int8(qkv: F32, heads: int, scale: float, causal: bool) -> F32:
+    """edge::attention_qkv_int8: `attention_int8` of qkv as in `attention_qkv`."""
+    return _of_qkv(attention_int8, qkv, heads, scale, causal)
+
+
+def _of_qkv(of: Callable[..., F32], qkv: F32, heads: int, scale: float, causal: bool) -> F32:
     batch, tokens, width = qkv.shape
     q, k, v = qkv.reshape(batch, tokens, 3, heads, width // 3 // heads).transpose(2, 0, 3, 1, 4)
-    y = attention(q, k, v, None, scale, causal)
+    y = of(q, k, v, None, scale, causal)
     return np.ascontiguousarray(y.transpose(0, 2, 1, 3)).reshape(batch, tokens, width // 3)
 
 

@@ -53,14 +53,16 @@ _IDENTITIES = (
 )
 
 
-def fuse(program: ExportedProgram, *, compact_constants: bool = True) -> ExportedProgram:
+def fuse(program: ExportedProgram, *, compact_constants: bool = True, int8_attention: bool = False) -> ExportedProgram:
     """Rewrites `program` in place with `edge::` operators and returns it.
 
     Args:
         program: from `torch.export.export`, not yet decomposed.
         compact_constants: store large added constants (positional embeddings) as int8 with one scale a row.
+        int8_attention: attention that the model leaves to PyTorch's own function gets integer products; what it spells
+            out with softmax and two matrix products stays in float.
     """
-    _GraphFuser(program, compact_constants).run()
+    _GraphFuser(program, compact_constants, int8_attention).run()
     return program
 
 
@@ -110,7 +112,9 @@ def _scaled(node: Node) -> tuple[Node, float]:
 
 
 class _GraphFuser:
-    def __init__(self, program: ExportedProgram, compact_constants: bool) -> None:
+    def __init__(self, program: ExportedProgram, compact_constants: bool, int8_attention: bool) -> None:
+        self.int8_attention = int8_attention
+        self.spelled_out: set[Node] = set()
         self.program = program
         self.graph = program.graph_module.graph
         self.compact_constants = compact_constants
@@ -217,6 +221,7 @@ class _GraphFuser:
                 {"scale": float(scale)},
             )
         sdpa.meta = dict(node.meta)
+        self.spelled_out.add(sdpa)
         node.replace_all_uses_with(sdpa)
         self.graph.erase_node(node)
 
@@ -238,10 +243,11 @@ class _GraphFuser:
         scale = 1.0 / math.sqrt(shapes[0][3]) if scale is None else float(scale)
         packed = None if mask is not None else self._packed_qkv(q, k, v)
         merged = self._merged_heads(node) if packed is not None else None
+        suffix = "_int8" if self.int8_attention and node not in self.spelled_out else ""
         if packed is not None and merged is not None:
-            self._replace(merged, "attention_qkv", (packed, shapes[0][1], scale, causal), node)
+            self._replace(merged, f"attention_qkv{suffix}", (packed, shapes[0][1], scale, causal), node)
         else:
-            self._replace(node, "attention", (q, k, v, mask, scale, causal))
+            self._replace(node, f"attention{suffix}", (q, k, v, mask, scale, causal))
 
     def _packed_qkv(self, q: Node, k: Node, v: Node) -> Node | None:
         """The [B, T, 3·H·d] node behind q, k, v if they are its three slices in (3, H, d) order."""

@@ -27,6 +27,7 @@ def to_pte(
     path: Path,
     *,
     compact_constants: bool = True,
+    int8_attention: bool = False,
     portable: bool = False,
 ) -> dict[str, Any]:
     """Writes `frozen` as an ExecuTorch program that the core runs.
@@ -35,7 +36,7 @@ def to_pte(
         frozen: from `edge.export.lower.freeze.freeze`.
         example: inputs, float32; their shapes become the program's.
         path: where to write; whole or not at all.
-        compact_constants: see `edge.export.lower.fuse.fuse`.
+        compact_constants, int8_attention: see `edge.export.lower.fuse.fuse`.
         portable: skip fusion and leave plain ATen operators (for comparison; any ExecuTorch runtime can run it).
 
     Returns:
@@ -47,7 +48,9 @@ def to_pte(
     exported = trace(frozen, example)
     if not portable:
         # Functionalizes in-place calls (`relu_`, `+=`) and decomposes nothing.
-        exported = fuse(exported.run_decompositions({}), compact_constants=compact_constants)
+        exported = fuse(
+            exported.run_decompositions({}), compact_constants=compact_constants, int8_attention=int8_attention
+        )
     edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
     _refuse_unsupported(edge.exported_program())
     program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))

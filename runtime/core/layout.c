@@ -3,8 +3,13 @@
  * Convolutions work on pixels, all channels of one at a time, while a program's tensors are planes, one channel each:
  * between two such operators the turning there and back would cost more than their products. Sizes and memory stay as
  * planned. Inputs, outputs, constants, and what a view shares its memory with, stay row-major.
+ *
+ * Views come in two kinds: as an instruction, and as a second value in the same memory, which no instruction writes.
  */
 #include "plan.h"
+
+/* Looking for views takes time that grows with both; programs with more are left as they are. */
+enum { MAX_VALUES = 8192, MAX_CALLS = 4096 };
 
 static bool may_turn(const edge_value *value) {
   const edge_tensor *tensor = &value->as.tensor;
@@ -21,6 +26,61 @@ static bool unmark(edge_value *value) {
 
 static void unmark_ports(edge_value **ports, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) unmark(ports[i]);
+}
+
+static bool is_argument(const edge_value *argument, const edge_value *value) {
+  if (argument == value) return true;
+  for (uint32_t i = 0; argument->kind == EDGE_TENSOR_LIST && i < argument->count; ++i) {
+    if (argument->as.tensors[i] == value) return true;
+  }
+  return false;
+}
+
+/* Whether a call reads the value, and none, nor the caller, writes it. */
+static bool is_another_name(const edge_model *model, const edge_value *value) {
+  bool read = false;
+  for (uint32_t i = 0; i < model->input_count; ++i) {
+    if (model->inputs[i] == value) return false;
+  }
+  for (uint32_t i = 0; i < model->call_count; ++i) {
+    const edge_call *call = &model->calls[i];
+    for (uint32_t j = 0; j < call->arg_count; ++j) {
+      if (!is_argument(call->args[j], value)) continue;
+      if (j >= edge_first_output(call->op)) return false;
+      read = true;
+    }
+  }
+  return read;
+}
+
+/* Takes the mark off what wrote the memory of such a value last before call `reader`: that has another name. */
+static void unmark_writer(edge_model *model, const edge_tensor *name, uint32_t reader) {
+  const uintptr_t first = (uintptr_t)name->data, end = first + name->bytes;
+  for (uint32_t i = reader; i-- > 0;) {
+    const edge_call *call = &model->calls[i];
+    for (uint32_t j = edge_first_output(call->op); j < call->arg_count; ++j) {
+      if (call->args[j]->kind != EDGE_TENSOR) continue; /* lists bear no marks */
+      const edge_tensor *written = &call->args[j]->as.tensor;
+      const uintptr_t begin = (uintptr_t)written->data;
+      if (begin >= end || first >= begin + written->bytes) continue;
+      unmark(call->args[j]);
+      if (begin <= first && end <= begin + written->bytes) return;
+    }
+  }
+}
+
+static void unmark_shared(edge_model *model) {
+  for (uint32_t i = 0; i < model->call_count; ++i) {
+    const edge_call *call = &model->calls[i];
+    for (uint32_t j = 0; j < edge_first_output(call->op); ++j) {
+      const uint32_t count = edge_tensor_count(call->args[j]);
+      for (uint32_t k = 0; k < count; ++k) {
+        edge_value *value = call->args[j]->kind == EDGE_TENSOR ? call->args[j] : call->args[j]->as.tensors[k];
+        if (value->kind != EDGE_TENSOR || value->as.tensor.constant || value->as.tensor.data == NULL) continue;
+        if (is_another_name(model, value)) unmark_writer(model, &value->as.tensor, i);
+      }
+    }
+  }
 }
 
 static void unmark_views(const edge_program *program, edge_model *model) {
@@ -56,6 +116,7 @@ static bool unmark_call(const edge_call *call) {
 }
 
 void edge_choose_layouts(const edge_program *program, edge_model *model) {
+  if (program->values.count > MAX_VALUES || model->call_count > MAX_CALLS) return;
   for (uint32_t i = 0; i < program->values.count; ++i) {
     edge_stored_value stored;
     edge_value *value = &model->values[i];
@@ -67,6 +128,7 @@ void edge_choose_layouts(const edge_program *program, edge_model *model) {
   unmark_ports(model->inputs, model->input_count);
   unmark_ports(model->outputs, model->output_count);
   unmark_views(program, model);
+  unmark_shared(model);
   for (bool changed = true; changed;) { /* each round takes at least one mark off */
     changed = false;
     for (uint32_t i = 0; i < model->call_count; ++i) changed = unmark_call(&model->calls[i]) || changed;

@@ -88,6 +88,13 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     help="Weights of k×k and depthwise convolutions.",
 )
 @click.option(
+    "--attention",
+    type=click.Choice(["float", "int8"]),
+    default="float",
+    show_default=True,
+    help="Products of attention in the .pte; int8 is much faster on ARM.",
+)
+@click.option(
     "--bitlinear-compat", is_flag=True, help="Quantize with the numerics of PyPI bitlinear 2.4.6, layer by layer."
 )
 @click.option(
@@ -164,6 +171,7 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
         keep=options["keep"],
         measure=options["measure"],
         conv=options["conv"],
+        attention=options["attention"],
         bitlinear_compat=options["bitlinear_compat"],
         float_fraction=options["float_fraction"],
         epochs=options["epochs"],

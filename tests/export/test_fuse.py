@@ -12,8 +12,9 @@ from torch import Tensor, nn
 pytest.importorskip("executorch", reason="executorch is not installed")
 
 from edge.export.lower.constants import compact_rows
-from edge.export.lower.freeze import freeze
+from edge.export.lower.freeze import freeze, trace
 from edge.export.lower.fuse import fuse
+from edge.export.lower.int8_attention import Int8Attention
 
 
 def fused(module: nn.Module, *example: Tensor, compact: bool = False) -> tuple[Counter[str], float]:
@@ -202,3 +203,23 @@ def test_sequence_pooling() -> None:
     names, error = fused(Pool(), torch.randn(2, 11, 16))
     assert names == {"edge.sequence_pool": 1, "edge.linear": 1}
     assert error < 1e-6
+
+
+def test_integer_attention_is_for_what_the_model_leaves_to_pytorch() -> None:
+    """The one of two attentions that is spelled out stays in float, in the program and in the eager reference."""
+
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = (x @ x.transpose(-2, -1)) * 0.5
+            return F.scaled_dot_product_attention(x, x, x) + scores.softmax(-1) @ x
+
+    torch.manual_seed(0)
+    x = torch.randn(1, 2, 7, 4)
+    program = fuse(trace(Two(), (x,)).run_decompositions({}), int8_attention=True)
+    calls = [n.target._schema.name for n in program.graph.nodes if n.op == "call_function" and "edge" in str(n.target)]
+    assert sorted(calls) == ["edge::attention", "edge::attention_int8"]
+    with Int8Attention():
+        reference = Two()(x)
+    assert torch.equal(program.module()(x), reference)
+    assert not torch.equal(reference, Two()(x))
+    assert (reference - Two()(x)).abs().max() < 0.05

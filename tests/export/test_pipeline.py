@@ -107,6 +107,22 @@ def test_default_job_checked_every_operator(digits_export: DigitsExport) -> None
     assert sum(ops.values()) <= 7 * 2 + 12
 
 
+def test_integer_attention(tmp_path: Path) -> None:
+    """The .pte has it, agrees with eager PyTorch that has it, and the .onnx goes on in float."""
+    bundle = tmp_path / "int8.edge"
+    run_edge(
+        *("export", "--attention", "int8", "--epochs", "2", "--limit", "400", "--formats", "pte,onnx"),
+        *("--no-float-twin", "--no-report", "-o", bundle, "--json"),
+    )
+    manifest = Bundle.open(bundle).manifest
+    ops = manifest.files["model.pte"].ops
+    assert ops["edge::attention_qkv_int8.out"] == 2
+    assert "edge::attention_qkv.out" not in ops
+    engines = manifest.metrics.engines
+    assert engines["core"].agreement >= 0.995
+    assert engines["onnx"].agreement >= 0.995
+
+
 def test_users_own_module(factories: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "own.edge"
     result = run_edge(

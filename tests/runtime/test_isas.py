@@ -144,3 +144,15 @@ def test_speed_over_scalar_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -
         if not slow:
             break
     assert not slow, f"{name}: times faster than scalar {slow}, wanted at least 0.85 of {FLOORS}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_core_computes_what_executorch_does(name: str) -> None:
+    """With images turned between its operators and views that are second names for memory: the whole model's outputs.
+
+    ExecuTorch runs the same kernels, but knows nothing of turned images.
+    """
+    path = model_folder() / f"{name}.pte"
+    with load(path, backend="core") as core, load(path, backend="executorch") as other:
+        x = np.random.default_rng(11).normal(size=core.inputs[0].shape).astype(np.float32)
+        np.testing.assert_allclose(core(x), other(x), rtol=1e-5, atol=1e-6)

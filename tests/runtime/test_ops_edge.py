@@ -286,6 +286,50 @@ def test_attention_qkv(causal: bool) -> None:
             np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_int8(causal: bool) -> None:
+    """Bit for bit the oracle's, and as near to float attention as eight bits allow."""
+    rng = np.random.default_rng(17)
+    for _ in range(60):
+        b, h, t, s, d = (some(rng, v) for v in (3, 4, 60, 80, 40))
+        q, k, v = spoil(rng, normal(rng, b, h, t, d)), normal(rng, b, h, s, d), normal(rng, b, h, s, d)
+        shapes = [None, None, (s,), (t, s), (t, 1), (b, 1, 1, s), (b, h, t, s)]
+        shape = shapes[rng.integers(0, len(shapes))]
+        mask = None if shape is None else normal(rng, *shape)
+        if shape and rng.random() < 0.5:
+            mask[rng.random(shape) < 0.5] = -np.inf  # whole rows too
+        got = check("attention_int8", [q, k, v, mask, d**-0.5, causal])
+        if tame(q):
+            wanted = reference.attention(q, k, v, mask, d**-0.5, causal)
+            assert np.abs(got - wanted).max() < 0.06 * np.abs(v).max(), (b, h, t, s, d)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_qkv_int8_as_eager_torch(causal: bool) -> None:
+    """torch has its own exp: a weight may be another part of 16256 now and then."""
+    import edge.export.ops  # noqa: F401 - registers the operators
+
+    rng = np.random.default_rng(19)
+    for _ in range(20):
+        b, t, h, d = (some(rng, v) for v in (3, 70, 5, 40))
+        qkv = normal(rng, b, t, 3 * h * d)
+        got = check("attention_qkv_int8", [qkv, h, d**-0.5, causal])
+        wanted = torch.ops.edge.attention_qkv_int8(torch.from_numpy(qkv), h, d**-0.5, causal)
+        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_attention_int8_of_small_weights_counts_them_by_number() -> None:
+    """One key of weight 1 and a thousand of 0.001: together as much as the first."""
+    keys = 1001
+    q = np.zeros((1, 1, 1, 4), np.float32)
+    mask = np.full(keys, np.log(np.float32(1e-3)), np.float32)
+    mask[0] = 0
+    v = np.zeros((1, 1, keys, 4), np.float32)
+    v[0, 0, 0] = 1
+    got = check("attention_int8", [q, q.repeat(keys, 2), v, mask, 1.0, False])
+    assert np.abs(got - 0.5).max() < 0.01
+
+
 def test_attention_of_no_depth_is_refused() -> None:
     """Empty tensors would take any number of heads, and scores cost time whatever the depth."""
     empty, out = np.zeros((1, 1, 0), "f4"), np.zeros((1, 1, 0), "f4")
