@@ -1,7 +1,7 @@
 """Sessions: arm, demo, tests, lint, types, wheel.
 
-`arm`, `demo`, `tests` and `types` share one environment, .nox/edge, because building it (PyTorch and three engines) is what
-takes the time; it holds the wheel built from this checkout, installed as a user would install it.
+`arm`, `demo`, `tests` and `types` share one environment, .nox/edge, because building it (PyTorch and three engines) is
+what takes the time; it holds the wheel built from this checkout, installed as a user would install it.
 """
 
 from __future__ import annotations
