@@ -60,6 +60,11 @@ static inline uint64_t edge_whole_lines(uint64_t bytes) {
   return (bytes + EDGE_PACK_ALIGN - 1) / EDGE_PACK_ALIGN * EDGE_PACK_ALIGN;
 }
 
+/* The call's threads where `nanoseconds` of work, as a fast core does it, are worth waking them for; else NULL. */
+static inline edge_threads *edge_threads_for(const edge_call *call, double nanoseconds) {
+  return nanoseconds >= 15000.0 ? call->threads : NULL;
+}
+
 /* "[2, 3, 4]"; truncated where it does not fit. Returns `text`. */
 typedef struct edge_shape_text {
   char text[96];

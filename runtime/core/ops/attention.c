@@ -44,12 +44,13 @@ static void attend(void *context, size_t task, size_t thread) {
 }
 
 static void attend_all(edge_call *call, job *work, size_t samples) {
-  const size_t threads = edge_thread_count(call->threads), heads = samples * work->heads;
+  edge_threads *pool = edge_threads_for(call, (double)call->macs / 40.0);
+  const size_t threads = edge_thread_count(pool), heads = samples * work->heads;
   work->call = call;
   /* Queries of a head share some preparation: they are split only where there are fewer heads than threads. */
   work->blocks = heads == 0 || threads <= heads ? 1 : (threads + heads - 1) / heads;
   work->block = (work->head.queries + work->blocks - 1) / work->blocks;
-  if (work->block > 0) edge_parallel(call->threads, heads * work->blocks, attend, work);
+  if (work->block > 0) edge_parallel(pool, heads * work->blocks, attend, work);
 }
 
 static edge_status check_attention(edge_call *call) {

@@ -234,14 +234,16 @@ static void max_pool_indices(const pooling *pool, const float *x, float *out, in
 static edge_status run_max_pool2d(edge_call *call) {
   pooling pool;
   EDGE_TRY(read_geometry(call, MAX_KERNEL, MAX_DILATION, MAX_CEIL, &pool));
-  const size_t threads = edge_thread_count(call->threads);
+  edge_threads *workers = edge_threads_for(call, 0.05 * (double)edge_elements(edge_tensor_at(call, MAX_OUT)) *
+                                                    pool.kernel[0] * pool.kernel[1]);
+  const size_t threads = edge_thread_count(workers);
   const int64_t tasks = threads > 1 ? 4 * (int64_t)threads : 1;
   max_job work = {.call = call, .pool = pool, .planes = (pool.planes + tasks - 1) / tasks};
   if (edge_tensor_at(call, 0)->channels_last) {
     const size_t rows = (size_t)edge_tensor_at(call, 0)->sizes[0] * (size_t)pool.out_size[0];
-    edge_parallel(call->threads, rows, max_rows_of_pixels, &work);
+    edge_parallel(workers, rows, max_rows_of_pixels, &work);
   } else if (work.planes > 0) {
-    edge_parallel(call->threads, (size_t)((pool.planes + work.planes - 1) / work.planes), max_planes, &work);
+    edge_parallel(workers, (size_t)((pool.planes + work.planes - 1) / work.planes), max_planes, &work);
   }
   return EDGE_OK;
 }

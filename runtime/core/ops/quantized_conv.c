@@ -77,7 +77,8 @@ static edge_status run(edge_call *call) {
   const edge_conv2d *shape = &work.conv.shape;
   EDGE_TRY(geometry(call, &work.conv.shape));
   if (shape->out_channels == 0 || shape->out_height == 0 || shape->out_width == 0) return EDGE_OK;
-  const size_t threads = edge_thread_count(call->threads);
+  edge_threads *pool = edge_threads_for(call, (double)call->macs / (shape->groups == 1 ? 100.0 : 5.0));
+  const size_t threads = edge_thread_count(pool);
   const size_t in_step = (size_t)edge_product(edge_tensor_at(call, X)->sizes, 1, 4);
   const size_t out_step = (size_t)edge_product(edge_tensor_at(call, OUT)->sizes, 1, 4);
   const size_t tasks = threads > 1 ? 4 * threads : 1;
@@ -92,7 +93,7 @@ static edge_status run(edge_call *call) {
         .row_step = out->channels_last ? (size_t)shape->out_channels : 1,
         .step = out->channels_last ? 1 : (size_t)shape->out_height * (size_t)shape->out_width,
     };
-    edge_parallel(call->threads, ((size_t)shape->out_height + work.rows - 1) / work.rows, convolve, &work);
+    edge_parallel(pool, ((size_t)shape->out_height + work.rows - 1) / work.rows, convolve, &work);
   }
   return EDGE_OK;
 }

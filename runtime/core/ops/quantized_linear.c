@@ -30,8 +30,9 @@ static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 
 /* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. */
 #define TOKENS_AT_ONCE ((size_t)EDGE_ROW_BLOCK * 10)
-/* Multiply-accumulates that are worth waking a thread for. */
-#define LEAST_TASK 20000
+/* What a fast core does in a nanosecond; see edge_threads_for. */
+#define MACS_A_NANOSECOND 150.0
+#define CODES_A_NANOSECOND 2.5
 
 static size_t padded_depth(size_t k) { return (k + EDGE_ROW_ALIGN - 1) / EDGE_ROW_ALIGN * EDGE_ROW_ALIGN; }
 
@@ -150,9 +151,7 @@ static void multiply(void *context, size_t task, size_t thread) {
 static size_t split(job *work, size_t threads) {
   const size_t rows = work->gemm.rows, n = work->gemm.n, panels = blocks(n, EDGE_PANEL);
   work->row_blocks = blocks(rows, EDGE_ROW_BLOCK);
-  size_t columns = threads > 1 ? blocks(4 * threads, work->row_blocks) : 1;
-  const size_t worth = smaller(rows, EDGE_ROW_BLOCK) * n * work->gemm.k / LEAST_TASK;
-  columns = smaller(smaller(columns, panels), worth > 0 ? worth : 1);
+  const size_t columns = smaller(threads > 1 ? blocks(4 * threads, work->row_blocks) : 1, panels);
   work->column_step = blocks(panels, columns) * EDGE_PANEL;
   return work->row_blocks * blocks(n, work->column_step);
 }
@@ -199,8 +198,11 @@ static edge_status run(edge_call *call, const layout *at) {
       work.gemm.rows = smaller(tokens - token, TOKENS_AT_ONCE);
       work.gemm.out.data = (float *)result->data + out;
       work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
-      edge_parallel(call->threads, blocks(work.gemm.rows, EDGE_TOKEN_BLOCK), quantize, &work);
-      edge_parallel(call->threads, split(&work, edge_thread_count(call->threads)), multiply, &work);
+      const double values = (double)(work.gemm.rows * k);
+      edge_threads *threads = edge_threads_for(call, values / CODES_A_NANOSECOND);
+      edge_parallel(threads, blocks(work.gemm.rows, EDGE_TOKEN_BLOCK), quantize, &work);
+      threads = edge_threads_for(call, values * (double)n / MACS_A_NANOSECOND);
+      edge_parallel(threads, split(&work, edge_thread_count(threads)), multiply, &work);
     }
   }
   return EDGE_OK;

@@ -82,6 +82,33 @@ EDGE_INLINE __m256i widen(__m256i sums, __m256i pairs) {
   return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
+/* One quad of two panels. */
+#define QUAD(panel, codes)       \
+  do {                           \
+    __m256i x, w, field;         \
+    BROADCAST(x, codes);         \
+    LOAD(w, panel);              \
+    AND(field, w, low);          \
+    ADD_PRODUCTS(s0, field, x);  \
+    AND(field, w, high);         \
+    ADD_PRODUCTS(s1, field, x);  \
+    SHIFT4(w);                   \
+    AND(field, w, low);          \
+    ADD_PRODUCTS(s2, field, x);  \
+    AND(field, w, high);         \
+    ADD_PRODUCTS(s3, field, x);  \
+    LOAD(w, (panel) + other);    \
+    AND(field, w, low);          \
+    ADD_PRODUCTS(s4, field, x);  \
+    AND(field, w, high);         \
+    ADD_PRODUCTS(s5, field, x);  \
+    SHIFT4(w);                   \
+    AND(field, w, low);          \
+    ADD_PRODUCTS(s6, field, x);  \
+    AND(field, w, high);         \
+    ADD_PRODUCTS(s7, field, x);  \
+  } while (0)
+
 /* The sums of one row and two panels, 64 outputs. */
 static void row_tile(size_t quads, size_t flush, const uint8_t *panel, const int8_t *codes, int32_t *sums) {
   const __m256i low = _mm256_set1_epi8(0x03), high = _mm256_set1_epi8(0x0C), zero = _mm256_setzero_si256();
@@ -91,32 +118,14 @@ static void row_tile(size_t quads, size_t flush, const uint8_t *panel, const int
   for (size_t begin = 0; begin < quads; begin += flush) {
     const size_t end = begin + flush < quads ? begin + flush : quads;
     __m256i s0 = zero, s1 = zero, s2 = zero, s3 = zero, s4 = zero, s5 = zero, s6 = zero, s7 = zero;
-    for (size_t q = begin; q < end; ++q, panel += QUAD_BYTES, codes += 4) {
-      __m256i x, w, field;
+    size_t q = begin;
+    for (; q + 2 <= end; q += 2, panel += 2 * QUAD_BYTES, codes += 8) {
       _mm_prefetch((const char *)panel + 1024, _MM_HINT_T0);
       _mm_prefetch((const char *)panel + other + 1024, _MM_HINT_T0);
-      BROADCAST(x, codes);
-      LOAD(w, panel);
-      AND(field, w, low);
-      ADD_PRODUCTS(s0, field, x);
-      AND(field, w, high);
-      ADD_PRODUCTS(s1, field, x);
-      SHIFT4(w);
-      AND(field, w, low);
-      ADD_PRODUCTS(s2, field, x);
-      AND(field, w, high);
-      ADD_PRODUCTS(s3, field, x);
-      LOAD(w, panel + other);
-      AND(field, w, low);
-      ADD_PRODUCTS(s4, field, x);
-      AND(field, w, high);
-      ADD_PRODUCTS(s5, field, x);
-      SHIFT4(w);
-      AND(field, w, low);
-      ADD_PRODUCTS(s6, field, x);
-      AND(field, w, high);
-      ADD_PRODUCTS(s7, field, x);
+      QUAD(panel, codes);
+      QUAD(panel + QUAD_BYTES, codes + 4);
     }
+    for (; q < end; ++q, panel += QUAD_BYTES, codes += 4) QUAD(panel, codes);
     sum[0] = widen(sum[0], s0);
     sum[1] = widen(sum[1], s1);
     sum[2] = widen(sum[2], s2);

@@ -12,9 +12,9 @@
 #define EDGE_SIMD(name) name##__avx512vnni
 #define EDGE_AVX512VNNI "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni"
 
-/* Rows and vectors of a float tile: 24 of the 32 registers hold sums. */
+/* Rows and vectors of a float tile. Two vectors a row would be slower: its additions then wait for each other's pipe. */
 #define EDGE_TILE_ROWS 12
-#define EDGE_TILE_VECTORS 2
+#define EDGE_TILE_VECTORS 1
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -38,35 +38,47 @@ EDGE_INLINE void v_store_tile(const size_t rows, const size_t vectors, size_t de
   }
 }
 
-/* out[r * out_row + n] = sum over i < depth of a[r * a_row + i * a_step] * b[i * b_step + n]. */
-static void v_product(size_t rows, size_t n, size_t depth, const float *a, size_t a_row, size_t a_step, const float *b,
-                      size_t b_step, float *out, size_t out_row) {
-  const size_t wide = 16 * EDGE_TILE_VECTORS;
-  for (size_t r = 0; r < rows; r += EDGE_TILE_ROWS) {
-    const size_t count = rows - r < EDGE_TILE_ROWS ? rows - r : EDGE_TILE_ROWS;
-    const float *first = a + r * a_row;
-    size_t o = 0;
-    for (; o + wide <= n; o += wide) {
-      float *to = out + r * out_row + o;
-      if (count == EDGE_TILE_ROWS) {
-        v_store_tile(EDGE_TILE_ROWS, EDGE_TILE_VECTORS, depth, 16, first, a_row, a_step, b + o, b_step, to, out_row);
-      } else {
-        for (size_t i = 0; i < count; ++i) {
-          v_store_tile(1, EDGE_TILE_VECTORS, depth, 16, first + i * a_row, a_row, a_step, b + o, b_step,
-                       to + i * out_row, out_row);
-        }
-      }
+/* Columns of a tile. The second factor may lie as panels of so many columns, each panel's rows one after the other, so
+ * that a tile reads memory in order and stays in the first-level cache for the tiles of the next rows. */
+#define EDGE_TILE_COLUMNS (16 * EDGE_TILE_VECTORS)
+
+typedef struct product {
+  size_t depth;
+  const float *a;
+  size_t a_row, a_step; /* floats from one row, and one value of the depth, to the next */
+  const float *b;
+  size_t b_panel, b_step; /* floats from one tile's columns, and one value of the depth, to the next */
+  float *out;
+  size_t out_row;
+} product;
+
+EDGE_INLINE void v_tiles_of_rows(const size_t vectors, const product *p, size_t rows, size_t lanes, const float *b,
+                                 float *out) {
+  size_t r = 0;
+  for (; r + EDGE_TILE_ROWS <= rows; r += EDGE_TILE_ROWS) {
+    v_store_tile(EDGE_TILE_ROWS, vectors, p->depth, lanes, p->a + r * p->a_row, p->a_row, p->a_step, b, p->b_step,
+                 out + r * p->out_row, p->out_row);
+  }
+  for (; r + 4 <= rows; r += 4) {
+    v_store_tile(4, vectors, p->depth, lanes, p->a + r * p->a_row, p->a_row, p->a_step, b, p->b_step,
+                 out + r * p->out_row, p->out_row);
+  }
+  for (; r < rows; ++r) {
+    v_store_tile(1, vectors, p->depth, lanes, p->a + r * p->a_row, p->a_row, p->a_step, b, p->b_step,
+                 out + r * p->out_row, p->out_row);
+  }
+}
+
+/* out[r][n] = sum over i < depth of a[r][i] * b[i][n]. */
+static void v_product(const product *p, size_t rows, size_t n) {
+  for (size_t o = 0; o < n; o += EDGE_TILE_COLUMNS) {
+    const float *b = p->b + o / EDGE_TILE_COLUMNS * p->b_panel;
+    if (n - o >= EDGE_TILE_COLUMNS) {
+      v_tiles_of_rows(EDGE_TILE_VECTORS, p, rows, 16, b, p->out + o);
+      continue;
     }
-    for (; o < n; o += 16) {
-      const size_t lanes = n - o < 16 ? n - o : 16;
-      float *to = out + r * out_row + o;
-      if (count == EDGE_TILE_ROWS) {
-        v_store_tile(EDGE_TILE_ROWS, 1, depth, lanes, first, a_row, a_step, b + o, b_step, to, out_row);
-      } else {
-        for (size_t i = 0; i < count; ++i) {
-          v_store_tile(1, 1, depth, lanes, first + i * a_row, a_row, a_step, b + o, b_step, to + i * out_row, out_row);
-        }
-      }
+    for (size_t v = 0; o + v < n; v += 16) {
+      v_tiles_of_rows(1, p, rows, n - o - v < 16 ? n - o - v : 16, b + v, p->out + o + v);
     }
   }
 }
@@ -79,7 +91,8 @@ static void EDGE_SIMD(gemm)(size_t rows, size_t n, size_t k, edge_matrix a, edge
     edge_f32_gemm__scalar(rows, n, k, a, b, bias, activation, out);
     return;
   }
-  v_product(rows, n, k, a.data, a.row_step, a.step, b.data, b.step, out->data, out->row_step);
+  const product p = {k, a.data, a.row_step, a.step, b.data, EDGE_TILE_COLUMNS, b.step, out->data, out->row_step};
+  v_product(&p, rows, n);
   if (bias == NULL && activation == EDGE_ACT_NONE && out->residual == NULL) return;
   for (size_t r = 0; r < rows; ++r) {
     for (size_t o = 0; o < n; o += 16) {
@@ -96,36 +109,43 @@ static void EDGE_SIMD(gemm)(size_t rows, size_t n, size_t k, edge_matrix a, edge
 
 /* --- scalar/f32_attention.c ------------------------------------------------------------------------------------- */
 
-/* Keys turned so that those of one depth lie side by side, the values close together, and one tile's scores. */
+/* Queries whose scores are held: they share the reading of keys and values. */
+#define EDGE_QUERY_ROWS (4 * EDGE_TILE_ROWS)
+
+/* Keys turned so that those of one depth lie side by side, the values close together, both in panels; and scores. */
 typedef struct attention_scratch {
   float *keys, *values, *scores;
-  size_t key_step, value_step;
+  size_t score_row;
 } attention_scratch;
 
-EDGE_INLINE size_t round_up_16(size_t n) { return (n + 15) / 16 * 16; }
+EDGE_INLINE size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static size_t EDGE_SIMD(attention_scratch_bytes)(size_t keys, size_t depth) {
-  return (depth * round_up_16(keys) + keys * round_up_16(depth) + EDGE_TILE_ROWS * round_up_16(keys)) * sizeof(float);
+  const size_t wide = round_up(keys, EDGE_TILE_COLUMNS);
+  return (depth * wide + keys * round_up(depth, EDGE_TILE_COLUMNS) + EDGE_QUERY_ROWS * wide) * sizeof(float);
 }
 
 static attention_scratch v_turn(const edge_attention_head *head) {
-  attention_scratch own = {.key_step = round_up_16(head->keys), .value_step = round_up_16(head->depth)};
-  own.keys = head->scratch;
-  own.values = own.keys + head->depth * own.key_step;
-  own.scores = own.values + head->keys * own.value_step;
-  for (size_t s = 0; s < head->keys; s += 16) {
-    const size_t lanes = head->keys - s < 16 ? head->keys - s : 16;
+  attention_scratch own = {.keys = head->scratch, .score_row = round_up(head->keys, EDGE_TILE_COLUMNS)};
+  own.values = own.keys + head->depth * own.score_row;
+  own.scores = own.values + head->keys * round_up(head->depth, EDGE_TILE_COLUMNS);
+  for (size_t s = 0; s < own.score_row; s += 16) {
+    float *panel = own.keys + s / EDGE_TILE_COLUMNS * head->depth * EDGE_TILE_COLUMNS + s % EDGE_TILE_COLUMNS;
     for (size_t d = 0; d < head->depth; d += 16) {
       const size_t deep = head->depth - d < 16 ? head->depth - d : 16;
       vf t[16];
       for (size_t l = 0; l < 16; ++l) {
-        t[l] = l < lanes ? vf_load_first(head->k + (s + l) * head->k_step + d, deep) : vf_set(0.0f);
+        t[l] = s + l < head->keys ? vf_load_first(head->k + (s + l) * head->k_step + d, deep) : vf_set(0.0f);
       }
       vf_turn(t);
-      for (size_t i = 0; i < deep; ++i) vf_store(own.keys + (d + i) * own.key_step + s, t[i]);
+      for (size_t i = 0; i < deep; ++i) vf_store(panel + (d + i) * EDGE_TILE_COLUMNS, t[i]);
     }
-    for (size_t l = 0; l < lanes; ++l) {
-      memcpy(own.values + (s + l) * own.value_step, head->v + (s + l) * head->v_step, head->depth * sizeof(float));
+  }
+  for (size_t d = 0; d < head->depth; d += 16) {
+    const size_t deep = head->depth - d < 16 ? head->depth - d : 16;
+    float *panel = own.values + d / EDGE_TILE_COLUMNS * head->keys * EDGE_TILE_COLUMNS + d % EDGE_TILE_COLUMNS;
+    for (size_t s = 0; s < head->keys; ++s) {
+      vf_store(panel + s * EDGE_TILE_COLUMNS, vf_load_first(head->v + s * head->v_step + d, deep));
     }
   }
   return own;
@@ -141,19 +161,39 @@ static void v_scale_scores(const edge_attention_head *head, size_t query, size_t
 
 static void EDGE_SIMD(attention)(const edge_attention_head *head, size_t first, size_t last) {
   const attention_scratch own = v_turn(head);
-  /* Queries of a causal head see different numbers of keys, so there each is a tile of its own. */
-  const size_t rows = head->causal ? 1 : EDGE_TILE_ROWS;
+  /* Queries of a causal head see different numbers of keys, so there each is by itself. */
+  const size_t rows = head->causal ? 1 : EDGE_QUERY_ROWS;
   for (size_t t = first; t < last; t += rows) {
     const size_t count = last - t < rows ? last - t : rows;
     const size_t seen = head->causal && t + 1 < head->keys ? t + 1 : head->keys;
-    v_product(count, round_up_16(seen), head->depth, head->q + t * head->q_step, head->q_step, 1, own.keys,
-              own.key_step, own.scores, own.key_step);
+    const product scores = {
+        .depth = head->depth,
+        .a = head->q + t * head->q_step,
+        .a_row = head->q_step,
+        .a_step = 1,
+        .b = own.keys,
+        .b_panel = head->depth * EDGE_TILE_COLUMNS,
+        .b_step = EDGE_TILE_COLUMNS,
+        .out = own.scores,
+        .out_row = own.score_row,
+    };
+    v_product(&scores, count, round_up(seen, 16));
     for (size_t r = 0; r < count; ++r) {
-      float *scores = own.scores + r * own.key_step;
-      v_scale_scores(head, t + r, seen, scores);
-      EDGE_SIMD(softmax)(seen, scores, scores);
+      float *row = own.scores + r * own.score_row;
+      v_scale_scores(head, t + r, seen, row);
+      EDGE_SIMD(softmax)(seen, row, row);
     }
-    v_product(count, head->depth, seen, own.scores, own.key_step, 1, own.values, own.value_step,
-              head->out + t * head->out_step, head->out_step);
+    const product mixed = {
+        .depth = seen,
+        .a = own.scores,
+        .a_row = own.score_row,
+        .a_step = 1,
+        .b = own.values,
+        .b_panel = head->keys * EDGE_TILE_COLUMNS,
+        .b_step = EDGE_TILE_COLUMNS,
+        .out = head->out + t * head->out_step,
+        .out_row = head->out_step,
+    };
+    v_product(&mixed, count, head->depth);
   }
 }
