@@ -141,7 +141,7 @@ typedef void (*edge_f32_softmax_fn)(size_t k, const float *x, float *out);
 /* best = x > best ? x : best, n times, and x where x is NaN: scalar/f32_keep_larger.c. */
 typedef void (*edge_f32_keep_larger_fn)(size_t n, const float *x, float *best);
 
-/* One head of attention: scalar/f32_attention.c. */
+/* One head of attention: scalar/f32_attention.c, and scalar/qd8_attention.c with integer products. */
 typedef struct edge_attention_head {
   size_t queries, keys, depth;
   const float *q, *k, *v;
@@ -156,10 +156,14 @@ typedef struct edge_attention_head {
 } edge_attention_head;
 
 /* `run` computes the queries first .. last - 1 of a head. */
-typedef struct edge_f32_attention {
+typedef struct edge_attention {
   size_t (*scratch_bytes)(size_t keys, size_t depth);
   void (*run)(const edge_attention_head *head, size_t first, size_t last);
-} edge_f32_attention;
+} edge_attention;
+
+/* Parts that an attention weight of 1 has in scalar/qd8_attention.c, and keys up to which sums of them fit 32 bits. */
+#define EDGE_ATTENTION_ONE 16256
+#define EDGE_ATTENTION_KEYS 131072
 
 typedef struct edge_kernels {
   const char *isa;
@@ -174,7 +178,8 @@ typedef struct edge_kernels {
   edge_f32_layer_norm_fn f32_layer_norm;
   edge_f32_softmax_fn f32_softmax;
   edge_f32_keep_larger_fn f32_keep_larger;
-  edge_f32_attention f32_attention;
+  edge_attention f32_attention;
+  edge_attention qd8_attention;
 } edge_kernels;
 
 /* The reference implementation, always built. */

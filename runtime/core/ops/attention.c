@@ -1,6 +1,7 @@
-/* edge::attention(q, k, v, mask?, scale, causal, out) and edge::attention_qkv(qkv, heads, scale, causal, out).
+/* edge::attention(q, k, v, mask?, scale, causal, out) and edge::attention_qkv(qkv, heads, scale, causal, out), and the
+ * same with integer products: edge::attention_int8 and edge::attention_qkv_int8.
  *
- * The numeric contract is in kernels/scalar/f32_attention.c.
+ * The numeric contracts are in kernels/scalar/f32_attention.c and qd8_attention.c.
  */
 #include "kernels/kernels.h"
 #include "ops/args.h"
@@ -9,9 +10,19 @@
 enum { Q, K, V, MASK, SCALE, CAUSAL, OUT };
 enum { QKV, HEADS, QKV_SCALE, QKV_CAUSAL, QKV_OUT };
 
+static const edge_attention *kernel_of(const edge_call *call) {
+  const bool integer = call->op == &edge_op_edge_attention_int8 || call->op == &edge_op_edge_attention_qkv_int8;
+  return integer ? &call->kernels->qd8_attention : &call->kernels->f32_attention;
+}
+
 /* Each thread has scratch of its own. */
 static edge_status reserve(edge_call *call, int32_t keys, int32_t depth) {
-  const uint64_t one = edge_whole_lines(call->kernels->f32_attention.scratch_bytes((size_t)keys, (size_t)depth));
+  const edge_attention *kernel = kernel_of(call);
+  if (kernel == &call->kernels->qd8_attention && (keys > EDGE_ATTENTION_KEYS || depth > EDGE_ATTENTION_KEYS)) {
+    return edge_fail(call, EDGE_UNSUPPORTED, "%d keys of depth %d, at most %d each are supported", (int)keys,
+                     (int)depth, EDGE_ATTENTION_KEYS);
+  }
+  const uint64_t one = edge_whole_lines(kernel->scratch_bytes((size_t)keys, (size_t)depth));
   return edge_reserve(call, one * edge_thread_count(call->threads));
 }
 
@@ -29,7 +40,7 @@ typedef struct job {
 
 static void attend(void *context, size_t task, size_t thread) {
   const job *work = context;
-  const edge_f32_attention *kernel = &work->call->kernels->f32_attention;
+  const edge_attention *kernel = kernel_of(work->call);
   edge_attention_head one = work->head;
   const size_t first = task % work->blocks * work->block, b = task / work->blocks / work->heads;
   const size_t h = task / work->blocks % work->heads;
@@ -189,3 +200,6 @@ static edge_status run_attention_qkv(edge_call *call) {
 
 const edge_op edge_op_edge_attention = {"edge::attention.out", 7, 1, check_attention, run_attention};
 const edge_op edge_op_edge_attention_qkv = {"edge::attention_qkv.out", 5, 1, check_attention_qkv, run_attention_qkv};
+const edge_op edge_op_edge_attention_int8 = {"edge::attention_int8.out", 7, 1, check_attention, run_attention};
+const edge_op edge_op_edge_attention_qkv_int8 = {"edge::attention_qkv_int8.out", 5, 1, check_attention_qkv,
+                                                 run_attention_qkv};

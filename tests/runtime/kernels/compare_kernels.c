@@ -343,7 +343,7 @@ static bool softmax(const edge_kernels *tested) {
   return true;
 }
 
-static bool attention(const edge_kernels *tested) {
+static bool attention_by(const edge_attention *reference, const edge_attention *kernel) {
   edge_attention_head head = {.queries = length(70), .keys = length(one_in(8) ? 300 : 70), .depth = length(72)};
   head.q_step = head.depth + (one_in(2) ? between(0, 100) : 0);
   head.k_step = head.depth + (one_in(2) ? between(0, 100) : 0);
@@ -370,13 +370,18 @@ static bool attention(const edge_kernels *tested) {
         head.keys, head.depth, head.q_step, head.k_step, head.v_step, head.out_step, head.causal ? ", causal" : "",
         head.mask != NULL ? ", mask" : "");
   head.out = expected;
-  head.scratch = room(scalar->f32_attention.scratch_bytes(head.keys, head.depth), 0);
-  scalar->f32_attention.run(&head, first, last);
+  head.scratch = room(reference->scratch_bytes(head.keys, head.depth), 0);
+  reference->run(&head, first, last);
   head.out = got;
-  head.scratch = room(tested->f32_attention.scratch_bytes(head.keys, head.depth), 0);
-  tested->f32_attention.run(&head, first, last);
+  head.scratch = room(kernel->scratch_bytes(head.keys, head.depth), 0);
+  kernel->run(&head, first, last);
   compare_floats("output", compared, expected, got);
   return true;
+}
+
+static bool attention(const edge_kernels *tested) { return attention_by(&scalar->f32_attention, &tested->f32_attention); }
+static bool integer_attention(const edge_kernels *tested) {
+  return attention_by(&scalar->qd8_attention, &tested->qd8_attention);
 }
 
 /* --- all of them ------------------------------------------------------------------------------------------------- */
@@ -399,6 +404,7 @@ static const kernel kernels[] = {
     {"f32_softmax", softmax},
     {"f32_keep_larger", keep_larger},
     {"f32_attention", attention},
+    {"qd8_attention", integer_attention},
 };
 enum { KERNELS = sizeof kernels / sizeof kernels[0] };
 
@@ -418,6 +424,7 @@ static bool shared_with_scalar(const edge_kernels *t, size_t i) {
       t->f32_softmax == scalar->f32_softmax,
       t->f32_keep_larger == scalar->f32_keep_larger,
       t->f32_attention.run == scalar->f32_attention.run,
+      t->qd8_attention.run == scalar->qd8_attention.run,
   };
   return shared[i];
 }

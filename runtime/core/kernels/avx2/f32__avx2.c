@@ -31,6 +31,7 @@ const edge_kernels edge_kernels_avx2 = {
     .f32_softmax = softmax__avx2,
     .f32_keep_larger = keep_larger__avx2,
     .f32_attention = {attention_scratch_bytes__avx2, attention__avx2},
+    .qd8_attention = EDGE_ATTENTION(avx2),
 };
 
 #endif

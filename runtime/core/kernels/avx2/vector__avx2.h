@@ -188,11 +188,21 @@ EDGE_INLINE vi vi_load_codes(const int8_t *p) {
   const __m128i codes = _mm_loadu_si128((const __m128i *)p);
   return (vi){_mm256_cvtepi8_epi32(codes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(codes, codes))};
 }
-EDGE_INLINE void vi_store_codes(int8_t *p, vi x) {
+EDGE_INLINE __m128i sixteen_codes(vi x) {
   const __m256i words = _mm256_packs_epi32(x.lo, x.hi); /* 0-3, 8-11, 4-7, 12-15 */
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xD8);
-  const __m128i codes = _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
-  _mm_storeu_si128((__m128i *)p, codes);
+  return _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
+}
+EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, sixteen_codes(x)); }
+EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
+  const __m128i first = sixteen_codes(a), second = sixteen_codes(b), third = sixteen_codes(c);
+  const __m128i fourth = sixteen_codes(d);
+  const __m128i ab[2] = {_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second)};
+  const __m128i cd[2] = {_mm_unpacklo_epi8(third, fourth), _mm_unpackhi_epi8(third, fourth)};
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128((__m128i *)(p + 32 * i), _mm_unpacklo_epi16(ab[i], cd[i]));
+    _mm_storeu_si128((__m128i *)(p + 32 * i + 16), _mm_unpackhi_epi16(ab[i], cd[i]));
+  }
 }
 
 EDGE_TARGET_END

@@ -10,5 +10,6 @@ EDGE_DECLARE_GEMM(qd8_f32_qc2w, avx512vnni)
 EDGE_DECLARE_GEMM(qd8_f32_qc4w, avx512vnni)
 EDGE_DECLARE_GEMM(qd8_f32_qc8w, avx512vnni)
 EDGE_DECLARE_CONV2D(avx512vnni)
+EDGE_DECLARE_ATTENTION(avx512vnni)
 
 #endif

@@ -31,6 +31,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .f32_softmax = softmax__avx512vnni,
     .f32_keep_larger = keep_larger__avx512vnni,
     .f32_attention = {attention_scratch_bytes__avx512vnni, attention__avx512vnni},
+    .qd8_attention = EDGE_ATTENTION(avx512vnni),
 };
 
 #endif

@@ -19,6 +19,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 #include "kernels/simd/qd8_dense.h"
 /* and two on that */
 #include "kernels/simd/qd8_conv2d.h"
+/* beside it */
+#include "kernels/simd/qd8_attention.h"
 #include "kernels/simd/qd8_dense_gemm.h"
 
 EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_runs *runs, const int32_t *start,

@@ -99,6 +99,17 @@ EDGE_INLINE vf vi_pow2(vi n) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(n, _mm512_set1_epi32(127)), 23));
 }
 EDGE_INLINE vi vi_load_codes(const int8_t *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)); }
+/* Of each lane the four codes, side by side. */
+EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
+  const __m128i first = _mm512_cvtepi32_epi8(a), second = _mm512_cvtepi32_epi8(b);
+  const __m128i third = _mm512_cvtepi32_epi8(c), fourth = _mm512_cvtepi32_epi8(d);
+  const __m128i ab[2] = {_mm_unpacklo_epi8(first, second), _mm_unpackhi_epi8(first, second)};
+  const __m128i cd[2] = {_mm_unpacklo_epi8(third, fourth), _mm_unpackhi_epi8(third, fourth)};
+  for (int i = 0; i < 2; ++i) {
+    _mm_storeu_si128((__m128i *)(p + 32 * i), _mm_unpacklo_epi16(ab[i], cd[i]));
+    _mm_storeu_si128((__m128i *)(p + 32 * i + 16), _mm_unpackhi_epi16(ab[i], cd[i]));
+  }
+}
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
 
 EDGE_TARGET_END

@@ -40,9 +40,11 @@
     .quantize = edge_qd8_conv2d_quantize__scalar,                              \
     .run = edge_qd8_f32_qc8w_conv2d__scalar                                    \
   }
+#undef EDGE_ATTENTION
+#define EDGE_ATTENTION(isa) {edge_qd8_attention_scratch__scalar, edge_qd8_attention__scalar}
 #endif
 
-/* SMMLA has nothing for convolutions, whose rows are not arranged in pairs. */
+/* SMMLA has nothing for convolutions and attention, whose rows are not arranged in pairs. */
 #define EDGE_TABLE(name, convolution)                                          \
   const edge_kernels edge_kernels_##name = {                                   \
       .isa = #name,                                                            \
@@ -51,6 +53,7 @@
       .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                           \
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                           \
       .qd8_f32_qc8w_conv2d = EDGE_CONVOLUTION(convolution),                    \
+      .qd8_attention = EDGE_ATTENTION(convolution),                            \
       .f32_conv2d = edge_f32_conv2d__scalar,                                   \
   }
 

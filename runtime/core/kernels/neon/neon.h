@@ -23,5 +23,7 @@ EDGE_DECLARE_GEMM(qd8_f32_qc4w, neon_i8mm)
 EDGE_DECLARE_GEMM(qd8_f32_qc8w, neon_i8mm)
 EDGE_DECLARE_CONV2D(neon)
 EDGE_DECLARE_CONV2D(neon_dotprod)
+EDGE_DECLARE_ATTENTION(neon)
+EDGE_DECLARE_ATTENTION(neon_dotprod)
 
 #endif

@@ -18,6 +18,8 @@
 #include "kernels/simd/qd8_dense.h"
 /* and the last */
 #include "kernels/simd/qd8_conv2d.h"
+/* beside it */
+#include "kernels/simd/qd8_attention.h"
 
 /* Eight products at a time, of two outputs: the sum of two fits 16 bits, because no code is -128. */
 EDGE_INLINE void sixteen_outputs(const size_t rows, const dense_runs *runs, const int32_t *start, const int8_t *weight,

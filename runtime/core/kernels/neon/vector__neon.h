@@ -170,9 +170,13 @@ EDGE_INLINE vi vi_load_codes(const int8_t *p) {
 }
 EDGE_INLINE vf vf_times_pow2(vf x, vf n) { return vf_mul(x, vi_pow2(vf_to_int(n))); }
 EDGE_INLINE vi vf_to_int_or_zero(vf x) { return vf_to_int(x); } /* FCVTNS makes 0 of NaN */
-EDGE_INLINE void vi_store_codes(int8_t *p, vi x) {
+EDGE_INLINE int8x16_t sixteen_codes(vi x) {
   const int16x8_t low = vcombine_s16(vmovn_s32(x.a), vmovn_s32(x.b)), high = vcombine_s16(vmovn_s32(x.c), vmovn_s32(x.d));
-  vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+  return vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+}
+EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { vst1q_s8(p, sixteen_codes(x)); }
+EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
+  vst4q_s8(p, (int8x16x4_t){{sixteen_codes(a), sixteen_codes(b), sixteen_codes(c), sixteen_codes(d)}});
 }
 
 #endif

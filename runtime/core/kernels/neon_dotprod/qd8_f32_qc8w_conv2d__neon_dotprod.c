@@ -23,6 +23,8 @@ EDGE_DOTPROD_BEGIN
 #include "kernels/simd/qd8_dense.h"
 /* and the last */
 #include "kernels/simd/qd8_conv2d.h"
+/* beside it */
+#include "kernels/simd/qd8_attention.h"
 
 EDGE_INLINE int8x16_t broadcast_quad(const int8_t *codes) {
   int32_t four;

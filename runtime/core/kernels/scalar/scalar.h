@@ -28,6 +28,9 @@ void edge_f32_softmax__scalar(size_t k, const float *x, float *out);
 size_t edge_f32_attention_scratch__scalar(size_t keys, size_t depth);
 void edge_f32_attention__scalar(const edge_attention_head *head, size_t first, size_t last);
 
+size_t edge_qd8_attention_scratch__scalar(size_t keys, size_t depth);
+void edge_qd8_attention__scalar(const edge_attention_head *head, size_t first, size_t last);
+
 /* The code of a value; `low` is the lowest. */
 static inline int8_t edge_code_of(float x, float scale, float low) {
   float code = rintf(x * scale);

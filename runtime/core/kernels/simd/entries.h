@@ -23,4 +23,10 @@
         edge_qd8_conv2d_quantize__##isa, edge_qd8_conv2d__##isa                                                    \
   }
 
+#define EDGE_DECLARE_ATTENTION(isa)                                    \
+  size_t edge_qd8_attention_scratch__##isa(size_t keys, size_t depth); \
+  void edge_qd8_attention__##isa(const edge_attention_head *, size_t first, size_t last);
+#define EDGE_ATTENTION(isa) \
+  { edge_qd8_attention_scratch__##isa, edge_qd8_attention__##isa }
+
 #endif

@@ -15,11 +15,6 @@ static void EDGE_SIMD(layer_norm)(size_t k, const float *x, const float *weight,
   if (rstd != NULL) *rstd = norm.rstd;
 }
 
-/* No score is above 0. */
-EDGE_INLINE vf v_exp_of_score(vf x) {
-  return vf_select(vf_less(x, vf_set(-87.33654f)), vf_set(0.0f), v_exp_down(x));
-}
-
 static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
   const size_t whole = k / 16 * 16, rest = k - whole;
   vf top = vf_set(-INFINITY);

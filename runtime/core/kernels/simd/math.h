@@ -16,6 +16,11 @@ EDGE_INLINE vf v_exp_down(vf x) {
   return vf_times_pow2(p, n); /* in one step: it is exact, or rounds once as the second of two would */
 }
 
+/* Of a score below the largest, or NaN: what is not above 0. */
+EDGE_INLINE vf v_exp_of_score(vf x) {
+  return vf_select(vf_less(x, vf_set(-87.33654f)), vf_set(0.0f), v_exp_down(x));
+}
+
 EDGE_INLINE vf v_exp(vf x) {
   const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
   const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
