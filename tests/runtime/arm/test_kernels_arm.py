@@ -28,7 +28,9 @@ def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
     counts = compared([*run, program], seed=1, cases=200)
     assert counts.keys() == isas
     for isa, kernels in counts.items():
-        expected = INTEGER_GEMMS | (FLOATS | {"qd8_f32_qc8w_conv2d"} if architecture == "aarch64" else set())
+        expected = INTEGER_GEMMS | (
+            FLOATS | {"qd8_f32_qc8w_conv2d", "qd8_attention"} if architecture == "aarch64" else set()
+        )
         assert kernels.keys() >= expected, isa
         assert min(kernels.values()) >= 50, (isa, kernels)
 
