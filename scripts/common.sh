@@ -53,7 +53,7 @@ want() {
   shift 2
   "$check" >/dev/null 2>&1 && return 0
   apt_install "$@" && "$check" >/dev/null 2>&1 && return 0
-  say "without $what, the tests that need it are skipped (Debian, Ubuntu: sudo apt install $*)"
+  say "without $what, some tests are skipped (Debian, Ubuntu: sudo apt install $*)"
 }
 
 # A compiler of another architecture, with its C library, and the emulator of its programs.

@@ -89,30 +89,52 @@ class Cross:
 
     compiler: str
     emulator: str
+    target: tuple[str, ...]
+    """Arguments of the clang in ziglang."""
     packages: str
-    """Of Debian, that have both."""
+    """Of Debian, that have compiler and emulator."""
 
 
 CROSS = {
-    "aarch64": Cross("aarch64-linux-gnu-gcc", "qemu-aarch64", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"),
-    "armv7": Cross("arm-linux-gnueabihf-gcc", "qemu-arm", "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user"),
+    "aarch64": Cross(
+        "aarch64-linux-gnu-gcc",
+        "qemu-aarch64",
+        ("-target", "aarch64-linux-musl"),
+        "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user",
+    ),
+    "armv7": Cross(
+        "arm-linux-gnueabihf-gcc",
+        "qemu-arm",
+        ("-target", "arm-linux-musleabihf", "-mcpu=cortex_a7"),
+        "gcc-arm-linux-gnueabihf libc6-dev-armhf-cross qemu-user",
+    ),
 }
 
 
-def cross(architecture: str) -> tuple[list[str], list[str]]:
-    """The commands of the compiler, whose programs are static, and of the emulator."""
+def emulator(architecture: str) -> list[str]:
+    """The command that runs another architecture's programs, if they are static."""
     machine = CROSS[architecture]
-    emulator = shutil.which(machine.emulator) or shutil.which(f"{machine.emulator}-static")
-    lacking = [] if emulator else [machine.emulator]
-    if shutil.which(machine.compiler) is None:
-        lacking.append(machine.compiler)
-    elif not os.path.exists(_asked(machine.compiler, "-print-file-name=libc.a")):
-        lacking.append(f"C library of {machine.compiler}")
-    if lacking or emulator is None:
-        install = f"Debian: apt install {machine.packages}"
-        pytest.skip(f"{architecture} under emulation: no {' and no '.join(lacking)} ({install})")
-    return [machine.compiler, "-static"], [emulator]
+    found = shutil.which(machine.emulator) or shutil.which(f"{machine.emulator}-static")
+    if found is None:
+        pytest.skip(f"{architecture} under emulation: no {machine.emulator} (Debian: apt install {machine.packages})")
+    return [found]
 
 
-def _asked(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+def cross_compiler(architecture: str) -> list[str]:
+    """The command of another architecture's gcc; programs are static."""
+    machine = CROSS[architecture]
+    lacking = "" if shutil.which(machine.compiler) else machine.compiler
+    if not lacking:
+        asked = [machine.compiler, "-print-file-name=libc.a"]
+        library = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        lacking = "" if os.path.exists(library) else f"C library of {machine.compiler}"
+    if lacking:
+        pytest.skip(f"{architecture} under emulation: no {lacking} (Debian: apt install {machine.packages})")
+    return [machine.compiler, "-static"]
+
+
+def cross_clang(architecture: str) -> list[str]:
+    """The command of PyPI ziglang's clang for another architecture; programs are static."""
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip(f"{architecture} by clang: PyPI ziglang is not installed")
+    return [sys.executable, "-m", "ziglang", "cc", *CROSS[architecture].target]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.runtime.compilers import cross
+from tests.runtime.compilers import cross_clang, cross_compiler, emulator
 from tests.runtime.kernels.harness import INTEGER_GEMMS, built, compared
 
 CPUS = [
@@ -18,16 +18,27 @@ CPUS = [
 """Architecture, what the emulator calls the CPU, instruction sets. An instruction that a CPU lacks ends the program."""
 
 FLOATS = {"f32_qd8_quantize", "f32_qd8_quantize_columns", "f32_gemm", "f32_layer_norm", "f32_softmax", "f32_attention"}
-"""What aarch64 has beside the integer GEMMs; vectors of 32-bit ARM flush subnormal numbers."""
+"""What aarch64 has beside the integer kernels; vectors of 32-bit ARM flush subnormal numbers."""
 
 
 @pytest.mark.parametrize(("architecture", "cpu", "isas"), CPUS)
 def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
-    compiler, emulator = cross(architecture)
-    program = built(architecture, compiler, "-O3")  # as a release is built
-    counts = compared([*emulator, "-cpu", cpu, program], seed=1, cases=200)
+    run = [*emulator(architecture), "-cpu", cpu]
+    program = built(architecture, cross_compiler(architecture), "-O3")  # as a release is built
+    counts = compared([*run, program], seed=1, cases=200)
     assert counts.keys() == isas
     for isa, kernels in counts.items():
-        expected = INTEGER_GEMMS | (FLOATS if architecture == "aarch64" else set())
+        expected = INTEGER_GEMMS | (
+            FLOATS | {"qd8_f32_qc8w_conv2d", "qd8_attention"} if architecture == "aarch64" else set()
+        )
         assert kernels.keys() >= expected, isa
         assert min(kernels.values()) >= 50, (isa, kernels)
+
+
+def test_kernels_by_clang() -> None:
+    """Compiled without a warning, and the same; it also has to make its C library the first time."""
+    run = [*emulator("aarch64"), "-cpu", "max"]
+    program = built("aarch64-clang", cross_clang("aarch64"), "-O2")
+    counts = compared([*run, program], seed=4, cases=100)
+    assert counts.keys() == {"neon", "neon_dotprod", "neon_i8mm"}
+    assert all(kernels.keys() >= INTEGER_GEMMS | FLOATS for kernels in counts.values())

@@ -10,7 +10,7 @@ import pytest
 
 from edge.runtime._core import Program
 from tests.conftest import made_once, source_hash
-from tests.runtime.compilers import CORE_SOURCES, STRICT, cross
+from tests.runtime.compilers import CORE_SOURCES, STRICT, cross_compiler, emulator
 from tests.runtime.programs import program_folder
 
 DRIVER = Path(__file__).parents[1] / "clang" / "run_program.c"
@@ -18,7 +18,7 @@ DRIVER = Path(__file__).parents[1] / "clang" / "run_program.c"
 
 def run_program(architecture: str) -> Path:
     """run_program.c and the core by the cross compiler."""
-    compiler, _ = cross(architecture)
+    compiler = cross_compiler(architecture)
 
     def make(folder: Path) -> None:
         command = [*compiler, *STRICT, "-O2", *CORE_SOURCES, str(DRIVER), "-o", "run_program", "-lm", "-pthread"]
@@ -35,7 +35,7 @@ def run_program(architecture: str) -> Path:
     [("aarch64", "cortex-a53"), ("aarch64", "cortex-a76"), ("aarch64", "max"), ("armv7", "cortex-a7")],
 )
 def test_arm_computes_the_same_bits(architecture: str, cpu: str, name: str, tmp_path: Path) -> None:
-    _, emulator = cross(architecture)
+    run = [*emulator(architecture), "-cpu", cpu, run_program(architecture)]
     program = Program((program_folder() / f"{name}.pte").read_bytes())
     random = np.random.default_rng(11)
     inputs = [
@@ -43,7 +43,7 @@ def test_arm_computes_the_same_bits(architecture: str, cpu: str, name: str, tmp_
         for dtype, shape in program.inputs
     ]
     (tmp_path / "inputs").write_bytes(b"".join(x.tobytes() for x in inputs))
-    command = [*emulator, "-cpu", cpu, run_program(architecture), program_folder() / f"{name}.pte"]
-    result = subprocess.run([*command, tmp_path / "inputs", tmp_path / "outputs"], capture_output=True, text=True)
+    command = [*run, program_folder() / f"{name}.pte", tmp_path / "inputs", tmp_path / "outputs"]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "outputs").read_bytes() == b"".join(y.tobytes() for y in program.run(inputs))

@@ -5,8 +5,8 @@
  * scalar are left out. The first difference ends the program with status 1 and says which command shows it again. Two
  * NaN are equal. Build with the sources in kernels/ and -ffp-contract=off.
  */
-#ifndef _POSIX_C_SOURCE
-#define _POSIX_C_SOURCE 200809L
+#ifndef _DEFAULT_SOURCE
+#define _DEFAULT_SOURCE /* anonymous mappings */
 #endif
 
 #include "random_cases.h"

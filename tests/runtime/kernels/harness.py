@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.conftest import made_once, source_hash
+from tests.conftest import CACHE, made_once, source_hash
 from tests.runtime.compilers import CORE, STRICT
 
 HARNESS = Path(__file__).with_name("compare_kernels.c")
@@ -19,7 +19,8 @@ def build(folder: Path, compiler: Sequence[str], *arguments: str, kernels: Path 
     """compare_kernels.c with the kernels, in `folder`."""
     sources = [str(path) for path in (HARNESS, *sorted(kernels.glob("**/*.c")))]
     command = [*compiler, f"-I{kernels.parent}", *STRICT, *arguments, *sources, "-o", "compare_kernels", "-lm"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    caches = {f"ZIG_{kind}_CACHE_DIR": str(CACHE / "zig") for kind in ("GLOBAL", "LOCAL")}
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ | caches)
     assert result.returncode == 0, result.stderr[-4000:]
     return folder / "compare_kernels"
 

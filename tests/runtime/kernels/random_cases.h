@@ -9,6 +9,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if !defined(__SANITIZE_ADDRESS__)
+#include <sys/mman.h>
+#endif
 
 #include "kernels/kernels.h"
 #include "kernels/math_f32.h"
@@ -38,19 +41,45 @@ static size_t length(size_t most) {
 
 /* --- memory of one case ------------------------------------------------------------------------------------------ */
 
-static void *held[64];
+/* Each piece ends at a page that must not be touched, or, under AddressSanitizer, at what that watches. */
+typedef struct piece {
+  char *memory;
+  size_t bytes;
+} piece;
+
+static piece held[64];
 static size_t held_count;
 
+#if defined(__SANITIZE_ADDRESS__)
+static piece piece_of(size_t bytes) {
+  void *memory = NULL;
+  if (posix_memalign(&memory, 64, bytes) != 0) abort();
+  return (piece){memory, bytes};
+}
+static void release(piece one) { free(one.memory); }
+#else
+#define PAGE ((size_t)65536) /* as large as any */
+static piece piece_of(size_t bytes) {
+  const size_t whole = (bytes + PAGE - 1) / PAGE * PAGE;
+  char *memory = mmap(NULL, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED || mprotect(memory + whole, PAGE, PROT_NONE) != 0) abort();
+  return (piece){memory, whole};
+}
+static void release(piece one) { munmap(one.memory, one.bytes + PAGE); }
+#endif
+
 static void release_all(void) {
-  while (held_count > 0) free(held[--held_count]);
+  while (held_count > 0) release(held[--held_count]);
 }
 
-/* `bytes` of junk that start `shift` after a multiple of 64 and end where a sanitizer notices a step too far. */
+/* `bytes` of junk that start `shift` < 64 after a multiple of 64, or after one of the powers of two in `shift`. */
 static void *room(size_t bytes, size_t shift) {
-  void *memory = NULL;
-  if (held_count == sizeof held / sizeof held[0] || posix_memalign(&memory, 64, bytes + shift + !bytes) != 0) abort();
-  memset(memory, 0xA5, bytes + shift);
-  return (char *)(held[held_count++] = memory) + shift;
+  if (held_count == sizeof held / sizeof held[0]) abort();
+  const piece one = held[held_count++] = piece_of(shift + bytes + (shift + bytes == 0));
+  size_t align = 64;
+  while (shift % align != 0) align /= 2;
+  memset(one.memory, 0xA5, one.bytes);
+  return one.memory + (one.bytes - bytes) / align * align;
 }
 
 /* Floats lie at any multiple of their size: tensors are views. */

@@ -97,7 +97,8 @@ EDGE_INLINE int8x16_t field_of(int8x16_t bytes, const int f) {
 
 EDGE_INLINE void store_block(int8_t *to, four_registers w) {
 #if defined(__aarch64__)
-  vst1q_s8_x4(to, (int8x16x4_t){{w.val[0], w.val[1], w.val[2], w.val[3]}});
+  const int8x16x4_t all = {{w.val[0], w.val[1], w.val[2], w.val[3]}};
+  vst1q_s8_x4(to, all);
 #else
   for (size_t i = 0; i < 4; ++i) vst1q_s8(to + 16 * i, w.val[i]);
 #endif

@@ -176,7 +176,8 @@ EDGE_INLINE int8x16_t sixteen_codes(vi x) {
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { vst1q_s8(p, sixteen_codes(x)); }
 EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
-  vst4q_s8(p, (int8x16x4_t){{sixteen_codes(a), sixteen_codes(b), sixteen_codes(c), sixteen_codes(d)}});
+  const int8x16x4_t codes = {{sixteen_codes(a), sixteen_codes(b), sixteen_codes(c), sixteen_codes(d)}};
+  vst4q_s8(p, codes); /* a macro where clang is: braces with commas would be several arguments */
 }
 
 #endif
