@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.runtime.errors import BadInput, MissingDependency
-from edge.runtime.manifest import Manifest, check_identity
+from edge.runtime.manifest import Manifest, check_license, check_name
 from edge.runtime.target import FORMAT_ENGINES, Target, find_target
 
 FORMATS = tuple(FORMAT_ENGINES)
@@ -113,13 +113,34 @@ class ExportResult:
     report: Path | None = None
 
 
-def check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
-    """Refuses formats that were asked for though no engine of the target reads them.
+def check_words(options: ExportOptions) -> None:
+    """Refuses what the options alone show to be wrong, whatever the model, the data and the machine are.
 
     Raises:
-        BadInput: names them.
+        BadInput: begins with the option as it is typed.
     """
-    unread = [f".{name}" for name in formats or () if name in FORMATS and name not in target.formats]
+    if options.bits not in BITS:
+        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+    if options.tflite_bits not in (2, 4, 8):
+        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
+    if options.bitlinear_compat and options.bits != 1.58:
+        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
+    if options.name is not None:
+        check_name(options.name, "--name")
+    check_name(options.version, "--model-version")
+    check_license(options.license, "--license")
+    if options.output.suffix != ".edge":
+        better = options.output.parent / f"{options.output.stem}.edge"
+        raise BadInput(f"-o {options.output}: a bundle's name ends in .edge: -o {better}")
+    unknown = sorted(set(options.formats or ()) - set(FORMATS))
+    if unknown:
+        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+    _check_formats(options.formats, find_target(options.target))
+
+
+def _check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
+    """Refuses formats that were asked for though no engine of the target reads them."""
+    unread = [f".{name}" for name in formats or () if name not in target.formats]
     if unread:
         readable = ",".join(target.formats)
         raise BadInput(
@@ -135,7 +156,7 @@ def as_typed(name: str) -> str:
 
 
 def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[str, ...]:
-    """Refuses what cannot work.
+    """Refuses what cannot work, before anything is read or trained.
 
     Args:
         options: of the export.
@@ -145,18 +166,10 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         The formats to write.
 
     Raises:
-        BadInput: an option out of range, or a place that cannot be written to.
+        BadInput: what `check_words` refuses, or a place that cannot be written to.
         MissingDependency: a format that was asked for, or .pte, needs a package that is not installed.
     """
-    if options.bits not in BITS:
-        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
-    if options.tflite_bits not in (2, 4, 8):
-        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
-    if options.bitlinear_compat and options.bits != 1.58:
-        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
-    check_identity(options.name or "model", options.version, options.license)
-    if options.output.suffix != ".edge":
-        raise BadInput(f"{options.output}: a bundle's name ends in .edge: -o {options.output}.edge")
+    check_words(options)
     folder = options.output.parent
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder for the bundle; create it or choose another with -o")
@@ -166,11 +179,7 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         raise BadInput(f"{options.output}: is a folder; give the bundle a file name with -o")
     if options.pretrained is not None and not options.pretrained.is_file():
         raise BadInput(f"{options.pretrained}: no such checkpoint")
-    unknown = sorted(set(options.formats or ()) - set(FORMATS))
-    if unknown:
-        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
     target = find_target(options.target)
-    check_formats(options.formats, target)
     formats = []
     for name in options.formats or FORMATS:
         module, extra = _NEEDS[name]

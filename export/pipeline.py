@@ -396,7 +396,7 @@ class _Export:
 
 def _bundle_name(data: str, model: str) -> str:
     """ "digits-cct_2_3x2", of characters that a manifest allows."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100] or "model"
 
 
 def _float_share(layers: tuple[LayerRecord, ...]) -> str | None:

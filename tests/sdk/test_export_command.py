@@ -52,7 +52,7 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         "models/mine.py:build --bits 4 --data photos.zip -o out.edge --keep head.* --keep stem --measure mean "
         "--conv float --epochs 3 --batch-size 16 --lr 0.01 --seed 7 --threads 2 --tflite-bits 8 --formats onnx,pte "
         "--resume --pretrained start.pt --no-float-twin --name mine --model-version 2.1.0 --license MIT --limit 100 "
-        "--input-size 24x32 --target pi5 --no-report --kind image --bitlinear-compat --float-fraction 0.25"
+        "--input-size 24x32 --target pi5 --no-report --kind image --float-fraction 0.25"
     )
     export(*words.split())
     assert asked[0] == ExportOptions(
@@ -81,9 +81,10 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         target="pi5",
         report=False,
         kind="image",
-        bitlinear_compat=True,
         float_fraction=0.25,
     )
+    export("--bitlinear-compat")  # at 1.58 bits only
+    assert asked[1].bitlinear_compat
 
 
 def test_the_bundle_is_called_after_the_users_file(asked: list[ExportOptions]) -> None:
@@ -124,7 +125,6 @@ def test_a_format_that_the_target_does_not_read_is_a_wrong_command_line(tmp_path
         (["no_such_model"], "no_such_model"),
         (["missing.py:build"], "missing.py"),
         (["-o", "no/such/folder/x.edge"], "no/such/folder"),
-        (["-o", "digits"], "-o digits.edge"),
         (["--limit", "49"], "at least 50"),
         (["--pretrained", "missing.pt"], "missing.pt"),
     ],
