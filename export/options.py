@@ -16,6 +16,9 @@ from edge.runtime.target import FORMAT_ENGINES, Target, find_target
 FORMATS = tuple(FORMAT_ENGINES)
 BITS = (1.58, 2, 4, 8, 32)
 
+TWIN_STAGE = "float twin"
+"""The stage of an export that does not stand in line: the twin is trained while the model is."""
+
 _NEEDS = {
     "pte": ("executorch", "edge-deploy[export]"),
     "tflite": ("litert_torch", "edge-deploy[tflite-export]"),
@@ -98,7 +101,7 @@ class ExportResult:
         history: a record an epoch of the quantized training.
         float_history: of the float twin; empty without one.
         files: bytes of each file in the bundle.
-        seconds: wall time by stage.
+        seconds: wall time by stage; `TWIN_STAGE` ran beside "train", so the stages may add up to more than "total".
         notes: things worth telling, such as a format that was left out.
         report: the markdown page, if one was written.
     """
@@ -111,6 +114,11 @@ class ExportResult:
     seconds: dict[str, float]
     notes: list[str] = field(default_factory=list)
     report: Path | None = None
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """`seconds` as people are told them."""
+        return [(f"{name} (beside train)" if name == TWIN_STAGE else name, took) for name, took in self.seconds.items()]
 
 
 def check_words(options: ExportOptions) -> None:

@@ -36,7 +36,7 @@ from edge.export.exporters import Exporters
 from edge.export.lower.freeze import freeze
 from edge.export.lower.layers import describe_layers
 from edge.export.models import ModelSpec, load_pretrained, resolve
-from edge.export.options import ExportOptions, ExportResult, check_options
+from edge.export.options import TWIN_STAGE, ExportOptions, ExportResult, check_options
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
 from edge.export.reason import first_line
@@ -101,7 +101,8 @@ class _Export:
             quantization = self._quantization(spec)
             self._try_out(spec, dataset)
             exporters = Exporters(spec, quantization, formats, self.options.tflite_bits, threads, self.children)
-            if spec.info.family == "user":
+            resumed = self.options.resume and _checkpoint(self.options).exists()
+            if spec.info.family == "user" and not resumed:  # what has a checkpoint was rehearsed before it had one
                 self._rehearse(exporters, dataset)
             model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)
             with self._timed("lower"):
@@ -229,9 +230,10 @@ class _Export:
         torch.set_num_threads(threads)
         answer = None
         if twin is not None:
-            with self._timed("float twin"):
-                self.children.wait([twin], "float twin")
-                answer = twin.result()
+            self.children.wait([twin], "float twin")
+            answer = twin.result()
+            # Its own time: of what it took, most or all went by while this process trained.
+            self.seconds[TWIN_STAGE] = answer["seconds"]
         return model, answer, result.history, config
 
     def _try_out(self, spec: ModelSpec, dataset: Dataset) -> None:

@@ -233,7 +233,7 @@ def _page(result: ExportResult) -> str:
             for engine, metric, size in _rows(manifest)
         ],
     )
-    spent = _table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in result.seconds.items()])
+    spent = _table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in result.stages])
     notes = "".join(f"- {note}\n" for note in result.notes)
     sections = [
         f"# {manifest.name} {manifest.version}",

@@ -241,7 +241,7 @@ def _show(result: "ExportResult") -> None:
         f"\n{metrics.metric} at {quantization.bits:g} bits: {format_share(metrics.torch)}{twin} "
         f"(in torch, {metrics.samples} held-out samples)"
     )
-    spent = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result.seconds.items())
+    spent = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result.stages)
     click.echo(f"time: {spent}")
     if result.report:
         click.echo(f"report: {result.report}")

@@ -244,13 +244,13 @@ def test_not_a_number_stops_training(tmp_path: Path) -> None:
     assert not (tmp_path / "mlp.edge").exists()
 
 
-def test_interrupt_and_resume(tmp_path: Path) -> None:
+def test_interrupt_and_resume(factories: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "edge.sdk.cli", "export", "mlp", "--epochs", "40", "--no-float-twin", "--formats",
-        "pte", "--no-report",
+        sys.executable, "-m", "edge.sdk.cli", "export", f"{factories}:small", "-o", "own.edge", "--epochs", "40",
+        "--no-float-twin", "--formats", "pte", "--no-report",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint = tmp_path / "mlp.checkpoint"
+    checkpoint = tmp_path / "own.checkpoint"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not checkpoint.exists() and process.poll() is None:
         time.sleep(0.2)
@@ -258,16 +258,21 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume" in errors
+    assert "\nrehearse: lower to .pte\n" in errors
     assert checkpoint.exists()
-    assert not (tmp_path / "mlp.edge").exists()
+    assert not (tmp_path / "own.edge").exists()
 
     other = run_edge(*command[3:], "--resume", "--bits", "4", check=False, cwd=tmp_path)
     assert other.returncode == 1
     assert "bits 1.58, now it is 4" in one_line(other)
     words = [word for word in command[3:] if word != "--no-float-twin"]
-    answer = json.loads(run_edge(*words, "--resume", "--json", cwd=tmp_path).stdout)
+    resumed = run_edge(*words, "--resume", "--json", cwd=tmp_path)
+    answer = json.loads(resumed.stdout)
     assert answer["accuracy"] > 0.9
-    missing = "--resume: there is no checkpoint mlp.float.checkpoint: the float twin starts from the beginning"
+    assert "rehearse" not in resumed.stderr
+    assert "rehearse" not in answer["seconds"]
+    assert answer["seconds"]["float twin"] > 1, "40 epochs, not the wait for their end"
+    missing = "--resume: there is no checkpoint own.float.checkpoint: the float twin starts from the beginning"
     assert [note for note in answer["notes"] if "--resume" in note] == [missing]
     assert not checkpoint.exists()
 

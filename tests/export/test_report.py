@@ -65,7 +65,7 @@ def result(tmp_path: Path) -> ExportResult:
         history=history,
         float_history=history[:5],
         files={},
-        seconds={"train": 12.3, "total": 20.0},
+        seconds={"train": 12.3, "float twin": 14.56, "total": 20.0},
         notes=["left out .tflite needs litert_torch"],
     )
 
@@ -75,7 +75,8 @@ def test_the_page_and_its_plots(result: ExportResult, tmp_path: Path) -> None:
     page = write_report(result, tmp_path)
     assert page == tmp_path / "digits-report" / "report.md"
     text = page.read_text()
-    for part in ("**99.44 %**", "**99.72 %**", "| core | model.pte | 101,000 B |", "left out .tflite", "1,234 B"):
+    twin = "| float twin (beside train) | 14.6 |"
+    for part in ("**99.44 %**", "**99.72 %**", "| core | model.pte | 101,000 B |", "left out .tflite", "1,234 B", twin):
         assert part in text
     assert text.count("`blocks.") == 12, "the largest layers only"
     assert "`blocks.19.linear\\|1`" in text

@@ -100,6 +100,12 @@ def test_plain_progress_does_not_repeat_a_line(capsys: pytest.CaptureFixture[str
         "left out .onnx",
         "lower to .pte",
     ]
+    progress.stage("verify on executorch", 360)
+    progress.update(360)
+    progress.stage("lower to .pte")
+    progress.stage("verify on executorch", 360)
+    progress.update(360)
+    assert capsys.readouterr().err.splitlines() == ["verify on executorch", "verify on executorch 360/360"]
 
 
 def _drawn(width: int, name: str, total: int, done: int, elapsed: float, **figures: float) -> str:
