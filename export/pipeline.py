@@ -75,7 +75,7 @@ def export_model(options: ExportOptions, progress: Progress | None = None) -> Ex
 
     Raises:
         EdgeError: any expected failure, in one line; see the subclasses in `edge.runtime.errors`, `NonFiniteLoss`,
-            `VerificationFailed`, and `Interrupted` after Ctrl-C.
+            `VerificationFailed`, and `Interrupted` after Ctrl-C or SIGTERM.
     """
     with _terminable(), tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(options, progress or Silent(), Path(scratch)).run()
@@ -226,11 +226,14 @@ class _Export:
                 identity={**quantization.to_dict(), "model": spec.to_dict(), "data": dataset.provenance},
             )
         if result.interrupted:
-            raise Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
+            raise _stopped(checkpoint)
         torch.set_num_threads(threads)
         answer = None
         if twin is not None:
-            self.children.wait([twin], "float twin")
+            try:
+                self.children.wait([twin], "float twin")
+            except KeyboardInterrupt:
+                raise _stopped(checkpoint) from None
             answer = twin.result()
             # Its own time: of what it took, most or all went by while this process trained.
             self.seconds[TWIN_STAGE] = answer["seconds"]
@@ -432,6 +435,10 @@ def _terminable() -> Iterator[None]:
 def _checkpoint(options: ExportOptions, twin: bool = False) -> Path:
     """Where a training saves its state: beside the bundle."""
     return options.output.with_name(f"{options.output.stem}.{'float.' if twin else ''}checkpoint")
+
+
+def _stopped(checkpoint: Path) -> Interrupted:
+    return Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
 
 
 def _generator() -> dict[str, str]:

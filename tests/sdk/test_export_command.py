@@ -140,7 +140,8 @@ def test_refusals_are_one_line_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_exits_with_130_and_says_how_to_go_on(sent: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edge.sdk.cli", "export", "mlp", "--epochs", "5000", "--no-float-twin"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     (tmp_path / "mlp.edge").write_bytes(b"an older bundle")
@@ -150,10 +151,11 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     for line in process.stderr:
         lines.append(line)
         if line.startswith("train"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             break
     lines += process.stderr.readlines()
     assert process.wait() == 130, "".join(lines)
-    assert "--resume" in lines[-1]
+    told = "edge: error: stopped; the checkpoint is mlp.checkpoint; go on with the same command and --resume\n"
+    assert lines[-1] == told
     assert (tmp_path / "mlp.edge").read_bytes() == b"an older bundle"
     assert list(tmp_path.glob("*.checkpoint"))
