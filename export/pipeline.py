@@ -39,7 +39,7 @@ from edge.export.models import ModelSpec, load_pretrained, resolve
 from edge.export.options import TWIN_STAGE, ExportOptions, ExportResult, check_options
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
-from edge.export.reason import first_line
+from edge.export.reason import first_line, in_user_code
 from edge.export.train import TrainConfig, default_config, train
 from edge.export.twin import TwinJob
 from edge.runtime import _core
@@ -246,8 +246,10 @@ class _Export:
             with torch.no_grad():
                 y = model(x)
         except Exception as error:  # whatever the user's forward raises
-            reason = first_line(error, named=True)
-            raise BadInput(f"{self.options.model}: cannot take the data's input {list(x.shape)}: {reason}") from error
+            raise BadInput(
+                f"{self.options.model}: cannot take the data's input {list(x.shape)}{in_user_code(error)}: "
+                f"{first_line(error, named=True)} (--debug shows the traceback)"
+            ) from error
         given = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
         if given != [1, classes]:
             raise BadInput(

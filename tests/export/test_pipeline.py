@@ -55,6 +55,15 @@ def coloured(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, num_classes))
 
 
+class Failing(nn.Module):
+    def forward(self, x):
+        return x[:, 9]
+
+
+def failing():
+    return Failing()
+
+
 def branching(num_classes):
     class Branching(nn.Module):
         def __init__(self):
@@ -188,10 +197,20 @@ def test_module_that_does_not_fit_the_data(
     assert all(word in line for word in words), line
 
 
+def test_a_failure_in_the_users_forward_says_where(factories: Path, tmp_path: Path) -> None:
+    result = run_edge("export", "my_models.py:failing", "-o", tmp_path / "x.edge", check=False, cwd=factories.parent)
+    assert result.returncode == 1
+    number = FACTORIES[: FACTORIES.index("x[:, 9]")].count("\n") + 1
+    line = one_line(result)
+    assert f" at my_models.py:{number}: IndexError: " in line
+    assert line.endswith("(--debug shows the traceback)")
+
+
 def test_untraceable_module(factories: Path, tmp_path: Path) -> None:
     result = run_edge("export", f"{factories}:branching", "-o", tmp_path / "x.edge", check=False)
     assert result.returncode == 1
-    assert "torch.export cannot trace" in one_line(result)
+    line = FACTORIES[: FACTORIES.index("if float(x.sum())")].count("\n") + 1
+    assert f"torch.export cannot trace the model at {factories}:{line}: " in one_line(result)
 
 
 @pytest.mark.parametrize(
