@@ -40,6 +40,7 @@ from edge.export.options import TWIN_STAGE, ExportOptions, ExportResult, check_o
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
 from edge.export.reason import first_line, in_user_code
+from edge.export.report import report_folder, write_report
 from edge.export.train import TrainConfig, default_config, train
 from edge.export.twin import TwinJob
 from edge.runtime import _core
@@ -128,10 +129,10 @@ class _Export:
             notes=self.notes,
         )
         if self.options.report:
-            from edge.export.report import write_report
-
             self.progress.stage("write the report")
-            result = replace(result, report=write_report(result, self.options.output.parent))
+            result = replace(result, report=write_report(result))
+        elif (stale := report_folder(self.options.output)).is_dir():
+            self._note(f"{stale}: the report of an earlier bundle of this name; --no-report leaves it as it is")
         return result
 
     @contextmanager

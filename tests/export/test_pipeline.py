@@ -296,11 +296,14 @@ def test_interrupt_and_resume(factories: Path, tmp_path: Path) -> None:
     assert not checkpoint.exists()
 
 
-def test_resume_without_a_checkpoint_says_that_it_starts_anew(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_and_a_report_that_is_left_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mlp-report").mkdir()
     result = run_edge(
         "export", "mlp", "--data", "digits", "--limit", "100", "--epochs", "1", "--formats", "pte", "--no-report",
         "--resume", "--json", cwd=tmp_path,
     )  # fmt: skip
     told = "--resume: there is no checkpoint mlp.checkpoint: training starts from the beginning"
-    assert json.loads(result.stdout)["notes"] == [told]
+    stale = "mlp-report: the report of an earlier bundle of this name; --no-report leaves it as it is"
+    assert json.loads(result.stdout)["notes"] == [told, stale]
+    assert stale in result.stderr.splitlines()
     assert result.stderr.splitlines()[0] == told

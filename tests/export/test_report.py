@@ -72,7 +72,7 @@ def result(tmp_path: Path) -> ExportResult:
 
 def test_the_page_and_its_plots(result: ExportResult, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    page = write_report(result, tmp_path)
+    page = write_report(result)
     assert page == tmp_path / "digits-report" / "report.md"
     text = page.read_text()
     twin = "| float twin (beside train) | 14.6 |"
@@ -97,7 +97,7 @@ def test_without_float_twin_and_with_a_history_that_has_no_tests(result: ExportR
         float_history=[],
         notes=[],
     )
-    text = write_report(bare, tmp_path).read_text()
+    text = write_report(bare).read_text()
     assert "not trained" in text
     assert "## Notes" not in text
 
