@@ -415,7 +415,7 @@ def _float_share(layers: tuple[LayerRecord, ...]) -> str | None:
     if share < 0.05:
         return None
     more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
-    return f"{share:.0%} of the weights stay in float: {', '.join(kept[:3])}{more}"
+    return f"{100 * share:.0f} % of the weights stay in float: {', '.join(kept[:3])}{more}"
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from rich.text import Text
 # "12", "-", "1.40 MB", "99.4 %", "64×1×3×3"; not "0 edge::conv2d".
 _FIGURE = re.compile(r"-|[−-]?\d[\d.,×e+-]*( [%\wµ]{1,3})?")
 
-# A pipe has no width: wide enough that no cell of ours is folded.
-_PIPE_WIDTH = 200
+# A pipe has no width: wide enough that no cell is folded, however long its path. A table takes only what it needs.
+_PIPE_WIDTH = 10_000
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -102,11 +102,11 @@ def test_errors_are_one_line(colour_bundle: Path, pitch_bundle: Path, tmp_path: 
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.png").write_text("no picture")
     for result, message in (
-        (run("camera_classifier.py", tmp_path / "none.edge", tmp_path), "no such bundle"),
+        (run("camera_classifier.py", tmp_path / "none.edge", tmp_path), "none.edge: no such file"),
         (run("camera_classifier.py", colour_bundle, tmp_path / "folder"), "not an image"),
         (run("camera_classifier.py", colour_bundle, tmp_path / "none"), "no folder with images"),
         (run("camera_classifier.py", colour_bundle), "sudo apt install python3-picamera2"),
-        (run("keyword_spotter.py", tmp_path / "none.edge"), "no such bundle"),
+        (run("keyword_spotter.py", tmp_path / "none.edge"), "none.edge: no such file"),
         (run("keyword_spotter.py", pitch_bundle, tmp_path / "none.wav"), "none.wav: no such WAV file"),
         (run("keyword_spotter.py", pitch_bundle), "pip install sounddevice"),
     ):

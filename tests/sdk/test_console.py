@@ -26,7 +26,7 @@ def test_figures() -> None:
 
 
 def test_a_table_keeps_names_as_they_are_and_does_not_fold_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    name = "classifier[0].blocks." + "x" * 120
+    name = "classifier[0].blocks." + "x" * 1200
     console.print_table(("layer", "MACs"), [(name, "42"), ("b", None)], title="[bold]")
     printed = capsys.readouterr().out
     assert name in printed
