@@ -28,7 +28,7 @@ def main(bundle: str, folder: str | None = None) -> None:
         sys.exit(f"camera_classifier: {folder}: no folder with images; expected files ending in {' '.join(SUFFIXES)}")
     with load(bundle) as model:
         for name, image in ((path.relative_to(folder), path) for path in images) if folder else camera():
-            print(name, *(f"{label} {score:.0%}" for label, score in model.predict(image).top(3)), sep="\t")
+            print(name, *(f"{label} {100 * score:.0f} %" for label, score in model.predict(image).top(3)), sep="\t")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main(bundle: str, *recordings: str) -> None:
     with load(bundle) as model:
         for name, sound in ((r, r) for r in recordings) if recordings else microphone(model.inputs[0].preprocess):
             found = model.predict(sound)
-            print(f"{name}\t{found.label if found.score >= THRESHOLD else '-'}\t{found.score:.0%}")
+            print(f"{name}\t{found.label if found.score >= THRESHOLD else '-'}\t{100 * found.score:.0f} %")
 
 
 if __name__ == "__main__":
