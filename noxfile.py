@@ -80,6 +80,9 @@ def demo(session: nox.Session) -> None:
     session.run(str(_programs(base) / "python"), "-c", absent)
     session.run(str(_programs(base) / "edge"), "run", bundle)
     session.log("report: out/digits-report/report.md")
+    session.log(
+        f"next: {Path(edge).relative_to(ROOT)} run out/digits.edge YOUR_DIGIT.png, or your own model: README.md"
+    )
 
 
 def _pytest(session: nox.Session, *words: str) -> None:

@@ -161,8 +161,10 @@ def load_state(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # about old pickle protocols, which the reader copes with
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its reader stumbles over; the file is untrusted
-        reason = first_line(error)[:120]
-        raise BadFile(f"{path}: not a checkpoint that can be read without running code in it: {reason}") from None
+        raise BadFile(
+            f"{path}: not a checkpoint that can be read without running code in it: give a .safetensors, or what "
+            "torch.save(model.state_dict(), PATH) writes"
+        ) from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]

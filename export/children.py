@@ -27,7 +27,7 @@ class Children:
         self._all.append(child)
         return child
 
-    def wait(self, children: Sequence[Child], stage: str, *, until_first: bool = False) -> None:
+    def wait(self, children: Sequence[Child], stage: str, *, until_first: bool = False, title: str = "") -> None:
         """Shows what running children do until all of them have ended, or `until_first` one has.
 
         One line for all: their stages side by side, and the units and figures of the first that counts any.
@@ -36,7 +36,10 @@ class Children:
             children: at least one.
             stage: what is shown before a child has told anything.
             until_first: return as soon as one has ended.
+            title: stands before every stage, for example "rehearse".
         """
+        prefix = f"{title}: " if title else ""
+        stage = prefix + stage
         self._progress.stage(stage)
         shown: tuple[str, int | None] = (stage, None)
         while True:
@@ -45,7 +48,8 @@ class Children:
                 return
             told = [child.latest for child in running if child.latest]
             counting = next((latest for latest in told if latest["total"]), None)
-            name = ", ".join(dict.fromkeys(str(latest["stage"]) for latest in told)) or stage
+            names = ", ".join(dict.fromkeys(str(latest["stage"]) for latest in told))
+            name = prefix + names if names else stage
             total = None if counting is None else int(counting["total"])
             if (name, total) != shown:
                 shown = name, total

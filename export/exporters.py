@@ -63,7 +63,8 @@ class Exporters:
                 self._prepare(folder / name, name, model, samples, rehearsal)
                 running[name] = self.children.start("edge.export.lower.worker", folder / name)
             stage = ", ".join(f"lower to .{name}" for name in running)
-            self.children.wait(list(running.values()), stage, until_first=True)
+            title = "rehearse" if rehearsal else ""
+            self.children.wait(list(running.values()), stage, until_first=True, title=title)
             for name in [name for name, child in running.items() if child.poll()]:
                 done[name] = running.pop(name).result()
         return done

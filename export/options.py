@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from edge.runtime.errors import BadInput, MissingDependency
-from edge.runtime.manifest import Manifest, check_identity
+from edge.runtime.manifest import Manifest, check_license, check_name
 from edge.runtime.target import FORMAT_ENGINES, Target, find_target
 
 FORMATS = tuple(FORMAT_ENGINES)
 BITS = (1.58, 2, 4, 8, 32)
+
+TWIN_STAGE = "float twin"
+"""The stage of an export that does not stand in line: the twin is trained while the model is."""
 
 _NEEDS = {
     "pte": ("executorch", "edge-deploy[export]"),
@@ -100,7 +103,7 @@ class ExportResult:
         history: a record an epoch of the quantized training.
         float_history: of the float twin; empty without one.
         files: bytes of each file in the bundle.
-        seconds: wall time by stage.
+        seconds: wall time by stage; `TWIN_STAGE` ran beside "train", so the stages may add up to more than "total".
         notes: things worth telling, such as a format that was left out.
         report: the markdown page, if one was written.
     """
@@ -114,14 +117,40 @@ class ExportResult:
     notes: list[str] = field(default_factory=list)
     report: Path | None = None
 
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """`seconds` as people are told them."""
+        return [(f"{name} (beside train)" if name == TWIN_STAGE else name, took) for name, took in self.seconds.items()]
 
-def check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
-    """Refuses formats that were asked for though no engine of the target reads them.
+
+def check_words(options: ExportOptions) -> None:
+    """Refuses what the options alone show to be wrong, whatever the model, the data and the machine are.
 
     Raises:
-        BadInput: names them.
+        BadInput: begins with the option as it is typed.
     """
-    unread = [f".{name}" for name in formats or () if name in FORMATS and name not in target.formats]
+    if options.bits not in BITS:
+        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
+    if options.tflite_bits not in (2, 4, 8):
+        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
+    if options.bitlinear_compat and options.bits != 1.58:
+        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
+    if options.name is not None:
+        check_name(options.name, "--name")
+    check_name(options.version, "--model-version")
+    check_license(options.license, "--license")
+    if options.output.suffix != ".edge":
+        better = options.output.parent / f"{options.output.stem}.edge"
+        raise BadInput(f"-o {options.output}: a bundle's name ends in .edge: -o {better}")
+    unknown = sorted(set(options.formats or ()) - set(FORMATS))
+    if unknown:
+        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
+    _check_formats(options.formats, find_target(options.target))
+
+
+def _check_formats(formats: tuple[str, ...] | None, target: Target) -> None:
+    """Refuses formats that were asked for though no engine of the target reads them."""
+    unread = [f".{name}" for name in formats or () if name not in target.formats]
     if unread:
         readable = ",".join(target.formats)
         raise BadInput(
@@ -137,7 +166,7 @@ def as_typed(name: str) -> str:
 
 
 def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[str, ...]:
-    """Refuses what cannot work.
+    """Refuses what cannot work, before anything is read or trained.
 
     Args:
         options: of the export.
@@ -147,18 +176,10 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         The formats to write.
 
     Raises:
-        BadInput: an option out of range, or a place that cannot be written to.
+        BadInput: what `check_words` refuses, or a place that cannot be written to.
         MissingDependency: a format that was asked for, or .pte, needs a package that is not installed.
     """
-    if options.bits not in BITS:
-        raise BadInput(f"--bits: {options.bits:g} is not one of {', '.join(f'{b:g}' for b in BITS)}")
-    if options.tflite_bits not in (2, 4, 8):
-        raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
-    if options.bitlinear_compat and options.bits != 1.58:
-        raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
-    check_identity(options.name or "model", options.version, options.license)
-    if options.output.suffix != ".edge":
-        raise BadInput(f"{options.output}: a bundle's name ends in .edge: -o {options.output}.edge")
+    check_words(options)
     folder = options.output.parent
     if not folder.is_dir():
         raise BadInput(f"{folder}: no such folder for the bundle; create it or choose another with -o")
@@ -168,11 +189,7 @@ def check_options(options: ExportOptions, note: Callable[[str], None]) -> tuple[
         raise BadInput(f"{options.output}: is a folder; give the bundle a file name with -o")
     if options.pretrained is not None and not options.pretrained.is_file():
         raise BadInput(f"{options.pretrained}: no such checkpoint")
-    unknown = sorted(set(options.formats or ()) - set(FORMATS))
-    if unknown:
-        raise BadInput(f"--formats: {', '.join(unknown)}: expected some of {', '.join(FORMATS)}")
     target = find_target(options.target)
-    check_formats(options.formats, target)
     formats = []
     for name in options.formats or FORMATS:
         module, extra = _NEEDS[name]

@@ -36,10 +36,11 @@ from edge.export.exporters import Exporters
 from edge.export.lower.freeze import freeze
 from edge.export.lower.layers import describe_layers
 from edge.export.models import ModelSpec, load_pretrained, resolve
-from edge.export.options import ExportOptions, ExportResult, check_options
+from edge.export.options import TWIN_STAGE, ExportOptions, ExportResult, check_options
 from edge.export.progress import Progress, Silent
 from edge.export.quantize import QuantConfig, ternarize
-from edge.export.reason import first_line
+from edge.export.reason import first_line, in_user_code
+from edge.export.report import report_folder, write_report
 from edge.export.train import TrainConfig, default_config, train
 from edge.export.twin import TwinJob
 from edge.runtime import _core
@@ -75,7 +76,7 @@ def export_model(options: ExportOptions, progress: Progress | None = None) -> Ex
 
     Raises:
         EdgeError: any expected failure, in one line; see the subclasses in `edge.runtime.errors`, `NonFiniteLoss`,
-            `VerificationFailed`, and `Interrupted` after Ctrl-C.
+            `VerificationFailed`, and `Interrupted` after Ctrl-C or SIGTERM.
     """
     with _terminable(), tempfile.TemporaryDirectory(prefix="edge-export-") as scratch:
         return _Export(options, progress or Silent(), Path(scratch)).run()
@@ -109,7 +110,8 @@ class _Export:
                 at_once=threads,
                 children=self.children,
             )
-            if spec.info.family == "user":
+            resumed = self.options.resume and _checkpoint(self.options).exists()
+            if spec.info.family == "user" and not resumed:  # what has a checkpoint was rehearsed before it had one
                 self._rehearse(exporters, dataset)
             model, twin, history, config = self._train(spec, quantization, dataset, data_arguments, threads)
             with self._timed("lower"):
@@ -135,10 +137,10 @@ class _Export:
             notes=self.notes,
         )
         if self.options.report:
-            from edge.export.report import write_report
-
             self.progress.stage("write the report")
-            result = replace(result, report=write_report(result, self.options.output.parent))
+            result = replace(result, report=write_report(result))
+        elif (stale := report_folder(self.options.output)).is_dir():
+            self._note(f"{stale}: the report of an earlier bundle of this name; --no-report leaves it as it is")
         return result
 
     @contextmanager
@@ -233,13 +235,17 @@ class _Export:
                 identity={**quantization.to_dict(), "model": spec.to_dict(), "data": dataset.provenance},
             )
         if result.interrupted:
-            raise Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
+            raise _stopped(checkpoint)
         torch.set_num_threads(threads)
         answer = None
         if twin is not None:
-            with self._timed("float twin"):
+            try:
                 self.children.wait([twin], "float twin")
-                answer = twin.result()
+            except KeyboardInterrupt:
+                raise _stopped(checkpoint) from None
+            answer = twin.result()
+            # Its own time: of what it took, most or all went by while this process trained.
+            self.seconds[TWIN_STAGE] = answer["seconds"]
         return model, answer, result.history, config
 
     def _try_out(self, spec: ModelSpec, dataset: Dataset) -> None:
@@ -249,8 +255,10 @@ class _Export:
             with torch.no_grad():
                 y = model(x)
         except Exception as error:  # whatever the user's forward raises
-            reason = first_line(error, named=True)
-            raise BadInput(f"{self.options.model}: cannot take the data's input {list(x.shape)}: {reason}") from error
+            raise BadInput(
+                f"{self.options.model}: cannot take the data's input {list(x.shape)}{in_user_code(error)}: "
+                f"{first_line(error, named=True)} (--debug shows the traceback)"
+            ) from error
         given = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
         if given != [1, classes]:
             raise BadInput(
@@ -404,7 +412,7 @@ class _Export:
 
 def _bundle_name(data: str, model: str) -> str:
     """ "digits-cct_2_3x2", of characters that a manifest allows."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{data}-{model}").strip("-.")[:100] or "model"
 
 
 def _float_share(layers: tuple[LayerRecord, ...]) -> str | None:
@@ -415,7 +423,7 @@ def _float_share(layers: tuple[LayerRecord, ...]) -> str | None:
     if share < 0.05:
         return None
     more = f" and {len(kept) - 3} more" if len(kept) > 3 else ""
-    return f"{share:.0%} of the weights stay in float: {', '.join(kept[:3])}{more}"
+    return f"{100 * share:.0f} % of the weights stay in float: {', '.join(kept[:3])}{more}"
 
 
 @contextmanager
@@ -438,6 +446,10 @@ def _terminable() -> Iterator[None]:
 def _checkpoint(options: ExportOptions, twin: bool = False) -> Path:
     """Where a training saves its state: beside the bundle."""
     return options.output.with_name(f"{options.output.stem}.{'float.' if twin else ''}checkpoint")
+
+
+def _stopped(checkpoint: Path) -> Interrupted:
+    return Interrupted(f"stopped; the checkpoint is {checkpoint}; go on with the same command and --resume")
 
 
 def _generator() -> dict[str, str]:

@@ -23,12 +23,16 @@ _DPI = 130
 _LARGEST_LAYERS = 12
 
 
-def write_report(result: ExportResult, folder: Path) -> Path:
-    """Writes `<bundle>-report/` in `folder`: report.md, training.png and sizes.png.
+def report_folder(bundle: Path) -> Path:
+    """Where the report of a bundle lies: beside it, `digits-report/` for `digits.edge`."""
+    return bundle.with_name(f"{bundle.stem}-report")
+
+
+def write_report(result: ExportResult) -> Path:
+    """Writes `report_folder(result.bundle)`: report.md, training.png and sizes.png.
 
     Args:
         result: What `export_model` made.
-        folder: Where the report's own folder goes; usually the bundle's.
 
     Returns:
         The path of the markdown page.
@@ -37,8 +41,8 @@ def write_report(result: ExportResult, folder: Path) -> Path:
         MissingDependency: matplotlib is not installed.
         EdgeError: The disk is full or the folder is not writable.
     """
-    place = folder / f"{result.bundle.stem}-report"
-    place.mkdir(parents=True, exist_ok=True)
+    place = report_folder(result.bundle)
+    place.mkdir(exist_ok=True)
     _write(place / "training.png", _png(_training_figure(result)))
     _write(place / "sizes.png", _png(_sizes_figure(result)))
     page = place / "report.md"
@@ -233,7 +237,7 @@ def _page(result: ExportResult) -> str:
             for engine, metric, size in _rows(manifest)
         ],
     )
-    spent = _table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in result.seconds.items()])
+    spent = _table(("stage", "seconds"), [(stage, f"{seconds:.1f}") for stage, seconds in result.stages])
     notes = "".join(f"- {note}\n" for note in result.notes)
     sections = [
         f"# {manifest.name} {manifest.version}",

@@ -142,7 +142,7 @@ class TrainResult:
         train_accuracy, test_accuracy: of the final weights, 0..1, without augmentation.
         seconds: of training in all, resumed parts included.
         steps: optimizer steps done.
-        interrupted: Ctrl-C ended it early; the checkpoint continues it.
+        interrupted: Ctrl-C or SIGTERM ended it early; the checkpoint continues it.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
@@ -181,14 +181,14 @@ def train(
     """Trains `model` in place and leaves it in evaluation mode, fully quantized.
 
     The same arguments give the same weights on the same machine; so does a run that was stopped and resumed. Ctrl-C
-    ends the run after the present step (a second one ends the program).
+    or SIGTERM ends the run after the present step (a second one ends the program).
 
     Args:
         model: float, or made by `ternarize`.
         dataset: its `train` split is learned, its `test` split only measured.
         config: see `TrainConfig`.
         progress: told about every step.
-        checkpoint: file to write after every epoch, every 30 s of a long one, and at Ctrl-C.
+        checkpoint: file to write after every epoch, every 30 s of a long one, and when stopped.
         resume: go on from `checkpoint` where it exists.
         identity: what else must be the same to resume (quantization, model, data): JSON values by name.
 
@@ -392,19 +392,24 @@ def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C into a flag to be asked at a step's end; a second one interrupts as usual."""
+    """Turns the first Ctrl-C or SIGTERM into a flag to be asked at a step's end; a second one acts as usual."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set  # only the main thread may handle signals
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
     def on_interrupt(signum: int, frame: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    for number in previous:
+        signal.signal(number, on_interrupt)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

@@ -20,6 +20,7 @@ from edge.export.child import report_progress, run_child
 from edge.export.data import load_dataset
 from edge.export.models import ModelSpec
 from edge.export.train import TrainConfig, train
+from edge.runtime.errors import Interrupted
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def _work(folder: Path) -> dict[str, Any]:
         resume=job.resume,
         identity={"model": job.model, "data": dataset.provenance},
     )
+    if result.interrupted:
+        raise Interrupted("the training of the float twin was stopped; go on with the same command and --resume")
     return {"history": result.history, "accuracy": result.test_accuracy, "seconds": result.seconds}
 
 

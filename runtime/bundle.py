@@ -82,7 +82,7 @@ class Bundle:
         try:
             file = place.open("rb")
         except FileNotFoundError:
-            raise BadFile(f"{place}: no such bundle") from None
+            raise BadFile(f"{place}: no such file") from None
         except (OSError, ValueError) as error:
             raise BadFile(f"{place}: cannot be opened: {reason(error)}") from None
         try:

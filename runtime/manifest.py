@@ -24,6 +24,7 @@ MAX_DEPTH = 12
 MAX_FILE_BYTES = 1 << 29
 MAX_FILES = 64
 MAX_LABELS = 100_000
+MAX_LICENSE = 200
 
 DTYPES = ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 ENGINES = ("core", "executorch", "litert", "onnx")
@@ -41,19 +42,24 @@ _CREATED = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
 
-def check_identity(name: str, version: str, license_: str) -> None:
-    """Whether a manifest takes these texts.
+def check_name(value: str, where: str) -> None:
+    """Checks a text for the manifest's `name` or `version`.
 
     Raises:
-        BadInput: naming the first that does not fit, and what does.
+        BadInput: it begins with `where`, what the writer of the text calls it.
     """
-    for field_, value in (("name", name), ("version", version)):
-        if not _NAME.fullmatch(value):
-            raise BadInput(
-                f"{field_}: {shown(value)}: expected 1 to 100 letters, digits and . _ + -, the first a letter or digit"
-            )
-    if not 1 <= len(license_) <= 200:
-        raise BadInput(f"license: {len(license_)} characters; expected 1 to 200")
+    if not _NAME.fullmatch(value):
+        raise BadInput(
+            f"{where}: {shown(value)}: expected 1 to 100 letters, digits and . _ + -, the first a letter, digit or _"
+        )
+
+
+def check_license(value: str, where: str) -> None:
+    """Checks a text for the manifest's `license`; errors as `check_name`."""
+    try:
+        text(value, where, MAX_LICENSE)
+    except BadFile as error:
+        raise BadInput(f"{error}: give an SPDX identifier, as Apache-2.0") from None
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,7 @@ class Manifest:
                 version=record.text("version", 100, _NAME),
                 task=record.text("task", 64, _TASK),
                 created=record.text("created", 40, _CREATED),
-                license=record.text("license", 200),
+                license=record.text("license", MAX_LICENSE),
                 generator=record.table("generator", 32, lambda value, at: text(value, at, 200)),
                 inputs=record.items("inputs", 64, _read_input),
                 outputs=record.items("outputs", 64, _read_output),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edge.runtime.array_file import read_array
 from edge.runtime.backends import Buffer, OpProfile, Session, backend_module, default_threads
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
-from edge.runtime.fields import reason
+from edge.runtime.fields import reason, shown
 from edge.runtime.manifest import ENGINES, MAX_FILE_BYTES, FileEntry, InputSpec, Manifest, TensorSpec
 from edge.runtime.preprocess import AudioPreprocess, ImagePreprocess, Preprocess
 from edge.runtime.target import FORMAT_ENGINES
@@ -167,7 +167,8 @@ class Model:
 
     def _checked(self, arrays: Sequence[Any]) -> list[NDArray[Any]]:
         if len(arrays) != len(self.inputs):
-            raise BadInput(f"{self.file}: takes {len(self.inputs)} arrays, {len(arrays)} given")
+            wanted = f"{len(self.inputs)} array{'s' if len(self.inputs) != 1 else ''}"
+            raise BadInput(f"{self.file}: takes {wanted}, {len(arrays) or 'none'} given")
         checked = []
         for spec, array in zip(self.inputs, arrays, strict=True):
             if not isinstance(array, np.ndarray):
@@ -201,6 +202,8 @@ def load(path: str | os.PathLike[str], backend: str = "auto", threads: int | Non
         threads = default_threads()
     elif isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
         raise BadInput(f"threads: expected 1 to 256, found {threads!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        raise BadInput(f"path: expected the path of a model file, found {shown(path)}")
     place = Path(path)
     if place.suffix.lower() == ".edge":
         from edge.runtime.bundle import Bundle
@@ -246,6 +249,8 @@ def _open_first(
     if not refusals:
         raise BadFile(f"{place}: holds no file that an engine runs")
     kind = Unsupported if any(isinstance(error, Unsupported) for error in refusals.values()) else MissingDependency
+    if choice != "auto":  # who named the engine knows it
+        raise kind(f"{place}: {refusals[choice]}")
     raise kind(f"{place}: " + "; ".join(f"{name}: {error}" for name, error in refusals.items()))
 
 

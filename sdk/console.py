@@ -22,8 +22,8 @@ from rich.text import Text
 # "12", "-", "1.40 MB", "99.4 %", "64×1×3×3"; not "0 edge::conv2d".
 _FIGURE = re.compile(r"-|[−-]?\d[\d.,×e+-]*( [%\wµ]{1,3})?")
 
-# A pipe has no width: wide enough that no cell of ours is folded.
-_PIPE_WIDTH = 200
+# A pipe has no width: wide enough that no cell is folded, however long its path. A table takes only what it needs.
+_PIPE_WIDTH = 10_000
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -226,7 +226,7 @@ class PlainProgress:
         self._started = self._shown = 0.0
         self._first: int | None = None  # what was done when the clock started; None before the first update
         self._ended = False
-        self._last_line = ""
+        self._told: set[str] = set()
 
     def __enter__(self) -> "PlainProgress":
         return self
@@ -268,15 +268,16 @@ class PlainProgress:
         return self._total is None or (done < self._total and done <= max(1, self._BEGINNING * self._total))
 
     def note(self, text: str) -> None:
+        self._told.clear()
         self._print(text)
 
     def _print_once(self, text: str) -> None:
-        """Prints a line, unless it is the one just printed."""
-        if text != self._last_line:
+        """Prints a line, unless it was printed before (work that is done side by side comes and goes)."""
+        if text not in self._told:
+            self._told.add(text)
             self._print(text)
 
     def _print(self, text: str) -> None:
-        self._last_line = text
         print(text, file=sys.stderr, flush=True)  # noqa: T201 (a log line, which rich would fold)
 
 

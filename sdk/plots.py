@@ -90,7 +90,7 @@ def plot_roofline(path: Path, title: str, profile: "Profile") -> None:
     for place, row in enumerate(slowest):
         share = profile.share(row)
         if share is not None:
-            bars.text(row.seconds * 1e3, place, f" {share:.1%}", va="center", fontsize=7)
+            bars.text(row.seconds * 1e3, place, f" {100 * share:.1f} %", va="center", fontsize=7)
     bars.tick_params(axis="y", labelsize=7)
     bars.set_xlabel("milliseconds of a run; per cent: share of the peak")
     figure.suptitle(title, fontsize=10)

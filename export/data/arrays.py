@@ -189,7 +189,7 @@ def _split(
     """Indices of train and test; `count` says how many come first as the file's own training part."""
     if count is None:
         train, test = stratified(y, test_fraction, seed)
-        words = f"{test_fraction:.0%} of every class held out, seed {seed}"
+        words = f"{100 * test_fraction:.0f} % of every class held out, seed {seed}"
     else:
         train, test, words = np.arange(count), np.arange(count, len(y)), "as the data set has it"
     if limit is not None and limit < len(y):

@@ -75,6 +75,8 @@ def open_files(path: Path) -> Files:
         with _unpacked(path) as stream, tarfile.open(fileobj=_Headers(path, stream), mode="r:"):
             pass
     except _DAMAGE:
+        if path.name.lower().endswith(ARCHIVES):
+            raise BadFile(f"{path}: truncated, or not an archive: fetch it or pack it again") from None
         raise BadFile(f"{path}: not a folder, zip, tar or .npz: expected one with images or WAV files") from None
     return _Tar(path)
 

@@ -143,7 +143,7 @@ def make_plan(path: Path, items: list[Item], test_fraction: float, seed: int, li
         labels,
         [chosen[i] for i in train],
         [chosen[i] for i in test],
-        f"{test_fraction:.0%} of every class held out, seed {seed}",
+        f"{100 * test_fraction:.0f} % of every class held out, seed {seed}",
     )
 
 

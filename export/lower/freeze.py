@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 import edge.export.ops as ops
 from edge.export.lower.constants import added_constants, rounded_rows
 from edge.export.quantize import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
-from edge.export.reason import first_line
+from edge.export.reason import first_line, in_user_code
 from edge.runtime.errors import Unsupported
 
 Kind = Literal["linear", "conv1x1", "conv2d"]
@@ -257,8 +257,8 @@ def trace(frozen: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
         return torch.export.export(frozen, example, strict=False)
     except Exception as error:  # whatever the user's forward, or torch.export itself, stumbles over
         raise Unsupported(
-            f"torch.export cannot trace the model: {first_line(error)} "
-            "(it needs static shapes and no Python control flow that depends on data)"
+            f"torch.export cannot trace the model{in_user_code(error)}: {first_line(error)} "
+            "(it needs static shapes, and neither NumPy nor Python control flow that depends on data)"
         ) from error
 
 

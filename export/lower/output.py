@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.export.lower.freeze import module_path
-from edge.export.reason import first_line
+from edge.export.reason import first_line, in_user_code
 from edge.runtime.errors import Unsupported
 
 
@@ -62,8 +62,8 @@ def refusal(error: Exception, module: nn.Module, example: tuple[Tensor, ...], co
         program = torch.export.export(module, example, strict=False)
     except Exception as trace_error:
         return Unsupported(
-            f"{converter}: torch.export cannot trace the model: {first_line(trace_error)}; "
-            "it needs static shapes and no control flow that depends on data"
+            f"{converter}: torch.export cannot trace the model{in_user_code(trace_error)}: {first_line(trace_error)}; "
+            "it needs static shapes, and neither NumPy nor control flow that depends on data"
         )
     stopped = next((found for e in _causes(error) if (found := _STOPPED_AT.search(str(e)))), None)
     if stopped is None:

@@ -66,8 +66,9 @@ def measure_engine(
     )
     if not metric.agreement >= MIN_AGREEMENT:
         raise VerificationFailed(
-            f"{path.name} on {engine} agrees with the torch model on {metric.agreement:.2%} of {len(inputs)} test "
-            f"samples, below {MIN_AGREEMENT:.1%} (largest logit error {metric.max_abs_error:.3g}): not exported"
+            f"{path.name} on {engine} agrees with the torch model on {100 * metric.agreement:.2f} % of "
+            f"{len(inputs)} test samples, below {100 * MIN_AGREEMENT:.1f} % "
+            f"(largest logit error {metric.max_abs_error:.3g}): not exported"
         )
     return metric
 

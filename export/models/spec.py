@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from edge.export.models.registry import ModelInfo, find, registry
-from edge.export.reason import first_line
+from edge.export.reason import USER_MODULE, first_line, in_user_code
 from edge.runtime.errors import BadFile, BadInput
 
 # What a data set knows about a model. A factory gets those it names; others reach it only if they were asked for.
@@ -67,8 +67,10 @@ class ModelSpec:
             raise
         except Exception as error:
             shown = ", ".join(f"{k}={v!r}" for k, v in kwargs.items())
-            reason = first_line(error, named=True)
-            raise BadInput(f"{self.source}: {_last_name(self.source)}({shown}) failed: {reason}") from error
+            raise BadInput(
+                f"{self.source}: {_last_name(self.source)}({shown}) failed{in_user_code(error)}: "
+                f"{first_line(error, named=True)} (--debug shows the traceback)"
+            ) from error
         if not isinstance(model, nn.Module):
             raise BadInput(f"{self.source}: returned {type(model).__name__}: expected a torch.nn.Module")
         return model.eval()
@@ -119,7 +121,7 @@ def _run_file(path: Path) -> Any:
         raise BadFile(f"{path}: no such file")
     data = path.read_bytes()
     # Named by content, so that two files called model.py do not meet and an edited one is run again.
-    name = f"_edge_user_{path.stem}_{hashlib.sha256(str(path.resolve()).encode() + data).hexdigest()[:12]}"
+    name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(str(path.resolve()).encode() + data).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -133,7 +135,9 @@ def _run_file(path: Path) -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise BadFile(f"{path}: cannot be run: {first_line(error, named=True)}") from error
+        raise BadFile(
+            f"{path}: cannot be run: {first_line(error, named=True)}{in_user_code(error)} (--debug shows the traceback)"
+        ) from error
     finally:
         if folder in sys.path:
             sys.path.remove(folder)
@@ -170,7 +174,10 @@ def _fitting(factory: Callable[..., nn.Module], kwargs: dict[str, Any], source: 
         if name in named and parameter.default is parameter.empty and name not in fitting
     ]
     if absent:
-        raise BadInput(f"{source}: {_last_name(source)} needs {absent[0]!r}: give it a default or pass it")
+        raise BadInput(
+            f"{source}: {_last_name(source)} needs {absent[0]!r}, but edge supplies num_classes and input_shape: "
+            f"give {absent[0]!r} a default"
+        )
     return fitting
 
 

@@ -150,17 +150,7 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
     edge export my_model.py:build --data photos.zip      your own module and images
     """
     # Wrong words on the command line are told before the seconds that torch takes to import.
-    from edge.runtime.target import find_target
-
-    target = find_target(options["target"])
-    from edge.export.options import ExportOptions, check_formats
-
-    try:
-        check_formats(options["formats"], target)
-    except BadInput as error:
-        raise click.UsageError(str(error)) from None
-    from edge.export.pipeline import export_model
-    from edge.sdk.console import progress
+    from edge.export.options import ExportOptions, check_words
 
     choices = ExportOptions(
         model=model,
@@ -189,9 +179,16 @@ def command(model: str, output: Path | None, as_json: bool, **options: Any) -> N
         license=options["license"],
         input_size=options["input_size"],
         limit=options["limit"],
-        target=target.name,
+        target=options["target"],
         report=options["report"],
     )
+    try:
+        check_words(choices)
+    except BadInput as error:
+        raise click.UsageError(str(error)) from None
+    from edge.export.pipeline import export_model
+    from edge.sdk.console import progress
+
     with progress() as display:
         result = export_model(choices, display)
     if as_json:
@@ -252,7 +249,7 @@ def _show(result: "ExportResult") -> None:
         f"\n{metrics.metric} at {quantization.bits:g} bits: {format_share(metrics.torch)}{twin} "
         f"(in torch, {metrics.samples} held-out samples)"
     )
-    spent = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result.seconds.items())
+    spent = ", ".join(f"{stage} {format_seconds(seconds)}" for stage, seconds in result.stages)
     click.echo(f"time: {spent}")
     if result.report:
         click.echo(f"report: {result.report}")

@@ -86,12 +86,16 @@ def test_children_are_shown_in_one_line_and_the_first_that_ends_is_told(job: Cal
         children.wait(started, "begin", until_first=True)
         assert [child.poll() for child in started] == [False, True]
         (folders["counts"] / "go").touch()
-        children.wait(started, "rest")
+        children.wait(started, "rest", title="again")
         assert all(child.poll() for child in started)
     finally:
         children.stop()
     assert seen.stages[0] == ("begin", None)
     assert ("verify, lower", 7) in seen.stages
+    assert {name for name, _ in seen.stages[seen.stages.index(("again: rest", None)) :]} <= {
+        "again: rest",
+        "again: verify",
+    }
     assert (3, {"accuracy": 0.5}) in seen.updates
 
 

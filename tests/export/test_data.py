@@ -254,6 +254,14 @@ def test_nothing_to_read_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path / "data.csv")
 
 
+def test_an_archive_that_was_cut_says_so(tmp_path: Path) -> None:
+    whole = write_zip(tmp_path / "whole.zip", two_classes()).read_bytes()
+    for name in ("cut.zip", "named.tar.gz"):
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(BadFile, match=rf"{name}: truncated, or not an archive: fetch it or pack it again"):
+            load_dataset(tmp_path / name)
+
+
 def test_lonely_samples_are_named(tmp_path: Path) -> None:
     files = two_classes() | {"emu/0.png": png(1)}
     with pytest.raises(BadInput, match="class 'emu' has a single file"):

@@ -239,8 +239,18 @@ def test_an_edited_file_is_run_again(user_file: str) -> None:
         ("nothing", {}, BadInput, "has no function 'nothing'; it has build, Net, plain, wrong, fails, needs"),
         ("value", {}, BadInput, "has no function 'value'"),
         ("wrong", {"num_classes": 3}, BadInput, r"returned int: expected a torch\.nn\.Module"),
-        ("fails", {"num_classes": 3}, BadInput, r"fails\(num_classes=3\) failed: ValueError: no such width$"),
-        ("needs", {"num_classes": 3}, BadInput, "needs needs 'depth': give it a default or pass it"),
+        (
+            "fails",
+            {"num_classes": 3},
+            BadInput,
+            r"fails\(num_classes=3\) failed at \S+\.py:\d+: ValueError: no such width \(--debug",
+        ),
+        (
+            "needs",
+            {"num_classes": 3},
+            BadInput,
+            "needs 'depth', but edge supplies num_classes and input_shape: give 'depth' a default",
+        ),
         ("plain", {"width": 3}, BadInput, "plain takes no 'width'; it takes nothing"),
     ],
 )
@@ -259,7 +269,8 @@ def test_files_that_do_not_work(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be run: SyntaxError"):
         resolve(str(tmp_path / "broken.py:build"))
     (tmp_path / "import.py").write_text("import not_installed_anywhere\n")
-    with pytest.raises(BadFile, match="ModuleNotFoundError: No module named 'not_installed_anywhere'"):
+    told = r"ModuleNotFoundError: No module named 'not_installed_anywhere' at \S*import\.py:1 \(--debug"
+    with pytest.raises(BadFile, match=told):
         resolve(str(tmp_path / "import.py:build"))
     with pytest.raises(BadInput, match=r"say which function makes the model, as in model\.py:build"):
         resolve("model.py")

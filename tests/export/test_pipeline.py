@@ -55,6 +55,15 @@ def coloured(num_classes):
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, num_classes))
 
 
+class Failing(nn.Module):
+    def forward(self, x):
+        return x[:, 9]
+
+
+def failing():
+    return Failing()
+
+
 def branching(num_classes):
     class Branching(nn.Module):
         def __init__(self):
@@ -204,10 +213,20 @@ def test_module_that_does_not_fit_the_data(
     assert all(word in line for word in words), line
 
 
+def test_a_failure_in_the_users_forward_says_where(factories: Path, tmp_path: Path) -> None:
+    result = run_edge("export", "my_models.py:failing", "-o", tmp_path / "x.edge", check=False, cwd=factories.parent)
+    assert result.returncode == 1
+    number = FACTORIES[: FACTORIES.index("x[:, 9]")].count("\n") + 1
+    line = one_line(result)
+    assert f" at my_models.py:{number}: IndexError: " in line
+    assert line.endswith("(--debug shows the traceback)")
+
+
 def test_untraceable_module(factories: Path, tmp_path: Path) -> None:
     result = run_edge("export", f"{factories}:branching", "-o", tmp_path / "x.edge", check=False)
     assert result.returncode == 1
-    assert "torch.export cannot trace" in one_line(result)
+    line = FACTORIES[: FACTORIES.index("if float(x.sum())")].count("\n") + 1
+    assert f"torch.export cannot trace the model at {factories}:{line}: " in one_line(result)
 
 
 @pytest.mark.parametrize(
@@ -219,8 +238,6 @@ def test_untraceable_module(factories: Path, tmp_path: Path) -> None:
         (("--keep", "nothing.like.*"), ("nothing.like.*", "matches no module")),
         (("--pretrained", "nowhere.pt"), ("nowhere.pt", "no such checkpoint")),
         (("-o", "nowhere/x.edge"), ("nowhere", "no such folder")),
-        (("-o", "x"), ("ends in .edge",)),
-        (("--name", "a/b"), ("name", "a/b")),
     ],
 )
 def test_bad_words_are_told_in_one_line(arguments: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
@@ -262,13 +279,13 @@ def test_not_a_number_stops_training(tmp_path: Path) -> None:
     assert not (tmp_path / "mlp.edge").exists()
 
 
-def test_interrupt_and_resume(tmp_path: Path) -> None:
+def test_interrupt_and_resume(factories: Path, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "edge.sdk.cli", "export", "mlp", "--epochs", "40", "--no-float-twin", "--formats",
-        "pte", "--no-report",
+        sys.executable, "-m", "edge.sdk.cli", "export", f"{factories}:small", "-o", "own.edge", "--epochs", "40",
+        "--no-float-twin", "--formats", "pte", "--no-report",
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    checkpoint = tmp_path / "mlp.checkpoint"
+    checkpoint = tmp_path / "own.checkpoint"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not checkpoint.exists() and process.poll() is None:
         time.sleep(0.2)
@@ -276,25 +293,33 @@ def test_interrupt_and_resume(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume" in errors
+    assert "\nrehearse: lower to .pte\n" in errors
     assert checkpoint.exists()
-    assert not (tmp_path / "mlp.edge").exists()
+    assert not (tmp_path / "own.edge").exists()
 
     other = run_edge(*command[3:], "--resume", "--bits", "4", check=False, cwd=tmp_path)
     assert other.returncode == 1
     assert "bits 1.58, now it is 4" in one_line(other)
     words = [word for word in command[3:] if word != "--no-float-twin"]
-    answer = json.loads(run_edge(*words, "--resume", "--json", cwd=tmp_path).stdout)
+    resumed = run_edge(*words, "--resume", "--json", cwd=tmp_path)
+    answer = json.loads(resumed.stdout)
     assert answer["accuracy"] > 0.9
-    missing = "--resume: there is no checkpoint mlp.float.checkpoint: the float twin starts from the beginning"
+    assert "rehearse" not in resumed.stderr
+    assert "rehearse" not in answer["seconds"]
+    assert answer["seconds"]["float twin"] > 1, "40 epochs, not the wait for their end"
+    missing = "--resume: there is no checkpoint own.float.checkpoint: the float twin starts from the beginning"
     assert [note for note in answer["notes"] if "--resume" in note] == [missing]
     assert not checkpoint.exists()
 
 
-def test_resume_without_a_checkpoint_says_that_it_starts_anew(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_and_a_report_that_is_left_are_told(tmp_path: Path) -> None:
+    (tmp_path / "mlp-report").mkdir()
     result = run_edge(
         "export", "mlp", "--data", "digits", "--limit", "100", "--epochs", "1", "--formats", "pte", "--no-report",
         "--resume", "--json", cwd=tmp_path,
     )  # fmt: skip
     told = "--resume: there is no checkpoint mlp.checkpoint: training starts from the beginning"
-    assert json.loads(result.stdout)["notes"] == [told]
+    stale = "mlp-report: the report of an earlier bundle of this name; --no-report leaves it as it is"
+    assert json.loads(result.stdout)["notes"] == [told, stale]
+    assert stale in result.stderr.splitlines()
     assert result.stderr.splitlines()[0] == told

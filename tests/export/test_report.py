@@ -65,17 +65,18 @@ def result(tmp_path: Path) -> ExportResult:
         history=history,
         float_history=history[:5],
         files={},
-        seconds={"train": 12.3, "total": 20.0},
+        seconds={"train": 12.3, "float twin": 14.56, "total": 20.0},
         notes=["left out .tflite needs litert_torch"],
     )
 
 
 def test_the_page_and_its_plots(result: ExportResult, tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
-    page = write_report(result, tmp_path)
+    page = write_report(result)
     assert page == tmp_path / "digits-report" / "report.md"
     text = page.read_text()
-    for part in ("**99.44 %**", "**99.72 %**", "| core | model.pte | 101,000 B |", "left out .tflite", "1,234 B"):
+    twin = "| float twin (beside train) | 14.6 |"
+    for part in ("**99.44 %**", "**99.72 %**", "| core | model.pte | 101,000 B |", "left out .tflite", "1,234 B", twin):
         assert part in text
     assert text.count("`blocks.") == 12, "the largest layers only"
     assert "`blocks.19.linear\\|1`" in text
@@ -96,7 +97,7 @@ def test_without_float_twin_and_with_a_history_that_has_no_tests(result: ExportR
         float_history=[],
         notes=[],
     )
-    text = write_report(bare, tmp_path).read_text()
+    text = write_report(bare).read_text()
     assert "not trained" in text
     assert "## Notes" not in text
 

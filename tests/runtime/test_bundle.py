@@ -456,7 +456,7 @@ def test_manifest_bomb(tmp_path: Path) -> None:
 
 
 def test_not_bundles(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="no such bundle"):
+    with pytest.raises(BadFile, match="no such file"):
         Bundle.open(tmp_path / "none.edge")
     with pytest.raises(BadFile):
         Bundle.open(tmp_path)

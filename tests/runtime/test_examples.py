@@ -20,8 +20,7 @@ class Picamera2:
     def __enter__(self): self.frames = 0; return self
     def __exit__(self, *error): pass
     def create_preview_configuration(self, main): assert main == {"size": (640, 480), "format": "BGR888"}; return main
-    def configure(self, configuration): pass
-    def start(self): pass
+    def start(self, configuration): pass
     def capture_array(self):
         self.frames += 1
         if self.frames > 2: raise KeyboardInterrupt
@@ -69,6 +68,8 @@ def test_camera_classifier_on_a_folder(colour_bundle: Path, tmp_path: Path) -> N
         pixels[..., index] = 230
         (tmp_path / place).parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(tmp_path / place)
+    (tmp_path / "notes.txt").write_text("no image")
+    np.save(tmp_path / "array.npy", np.zeros((30, 40, 3), np.uint8))
     result = run("camera_classifier.py", colour_bundle, tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line.split("\t") for line in result.stdout.splitlines()]
@@ -97,16 +98,19 @@ def test_keyword_spotter_on_a_microphone(pitch_bundle: Path, tmp_path: Path) -> 
     assert result.stdout.splitlines()[-1].split("\t")[:2] == ["microphone", "high"]
 
 
-def test_errors_are_one_line(colour_bundle: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line(colour_bundle: Path, pitch_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "x.png").write_text("no picture")
     for result, message in (
-        (run("camera_classifier.py", tmp_path / "none.edge", tmp_path), "no such bundle"),
+        (run("camera_classifier.py", tmp_path / "none.edge", tmp_path), "none.edge: no such file"),
         (run("camera_classifier.py", colour_bundle, tmp_path / "folder"), "not an image"),
-        (run("camera_classifier.py", colour_bundle, tmp_path / "none"), "No such file"),
-        (run("camera_classifier.py", colour_bundle), "picamera2"),
-        (run("keyword_spotter.py", tmp_path / "none.edge"), "no such bundle"),
-        (run("keyword_spotter.py"), "Spots keywords"),
+        (run("camera_classifier.py", colour_bundle, tmp_path / "none"), "no folder with images"),
+        (run("camera_classifier.py", colour_bundle), "sudo apt install python3-picamera2"),
+        (run("keyword_spotter.py", tmp_path / "none.edge"), "none.edge: no such file"),
+        (run("keyword_spotter.py", pitch_bundle, tmp_path / "none.wav"), "none.wav: no such WAV file"),
+        (run("keyword_spotter.py", pitch_bundle), "pip install sounddevice"),
     ):
         assert result.returncode == 1 and message in result.stderr
-        assert "Traceback" not in result.stderr
+        assert result.stderr.count("\n") == 1, result.stderr
+    usage = run("keyword_spotter.py")
+    assert usage.returncode == 1 and usage.stderr.startswith("Spots keywords")

@@ -17,6 +17,7 @@ from edge.runtime.manifest import (
     LayerRecord,
     Metrics,
     Quantization,
+    check_license,
 )
 
 FULL = Manifest(
@@ -167,6 +168,19 @@ def test_nothing_invalid_is_written() -> None:
             bad.to_json()
     with pytest.raises(BadInput, match="2 labels for an output of 3"):
         replace(FULL, labels=("a", "b"))
+
+
+@pytest.mark.parametrize("text", ["", "Apache-2.0 OR MIT", "x" * 200, "x" * 201, "MIT\n"])
+def test_the_check_of_a_licence_agrees_with_the_reader(text: str) -> None:
+    written = changed(lambda m: m.update(license=text))
+    try:
+        check_license(text, "--license")
+    except BadInput as error:
+        assert str(error).startswith("--license: ")
+        with pytest.raises(BadFile, match="license"):
+            Manifest.from_json(written)
+    else:
+        assert Manifest.from_json(written).license == text
 
 
 def test_documentation_names_every_field() -> None:

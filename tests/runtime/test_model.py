@@ -80,7 +80,10 @@ def test_auto_prefers_the_core(colour_bundle: Path, samples: Path) -> None:
 
 def test_auto_takes_executorch_for_a_delegate(samples: Path, sample_arrays: SampleArrays) -> None:
     inputs, expected = sample_arrays("pitch")
-    with pytest.raises(Unsupported, match=r"pte: core: .*XnnpackBackend.*executorch backend \(--backend executorch\)"):
+    with pytest.raises(
+        Unsupported,
+        match=r"pitch_xnnpack\.pte: (?!core: ).*XnnpackBackend.*executorch backend \(--backend executorch\)",
+    ):
         load(samples / "pitch_xnnpack.pte", backend="core")
     with load(samples / "pitch_xnnpack.pte", threads=2) as model:
         assert model.backend == "executorch"
@@ -99,6 +102,8 @@ def test_auto_goes_on_where_an_engine_is_missing_or_refuses(
     monkeypatch.setattr(executorch, "available", lambda: "pip install 'edge-deploy[export]'")
     with load(colour_bundle) as model:
         assert model.backend == "litert"
+    with pytest.raises(MissingDependency, match=r"\.edge: pip install"):  # who named the engine is not told its name
+        load(colour_bundle, backend="executorch")
     with pytest.raises(Unsupported, match=r"core: delegate Xnnpack.*; executorch: pip install 'edge-deploy\[export\]'"):
         load(samples / "colour.pte")
     monkeypatch.undo()
@@ -174,10 +179,20 @@ def test_arrays_of_any_layout_and_byte_order(samples: Path, sample_arrays: Sampl
 
 def test_number_of_arrays(samples: Path) -> None:
     with load(samples / "pair.onnx") as model:
-        with pytest.raises(BadInput, match="takes 2 arrays, 1 given"):
+        with pytest.raises(BadInput, match="takes 2 arrays, 1 given$"):
             model(np.zeros((2, 3), np.float32))
+        with pytest.raises(BadInput, match="takes 2 arrays, none given$"):
+            model()
         with pytest.raises(BadInput, match="predict need one input and one row of class scores"):
             model.predict(np.zeros((2, 3), np.float32))
+
+
+def test_what_is_no_path_is_refused(samples: Path) -> None:
+    for path in (None, 3, b"colour.onnx"):
+        with pytest.raises(BadInput, match="path: expected the path of a model file, found"):
+            load(path)  # type: ignore[arg-type]
+    with load(samples / "colour.onnx") as model, pytest.raises(BadInput, match="takes 1 array, none given$"):
+        model()
 
 
 def test_predict_takes_the_networks_input_and_array_files(colour_bundle: Path, tmp_path: Path) -> None:
@@ -269,7 +284,7 @@ def test_closed_model(samples: Path) -> None:
 
 def test_bad_paths(tmp_path: Path) -> None:
     for name, message in (
-        ("none.edge", "no such bundle"),
+        ("none.edge", "no such file"),
         ("none.pte", "no such file"),
         ("none.txt", "none.txt: no such file"),
         ("digits", "digits: no such file"),

@@ -26,7 +26,7 @@ def test_figures() -> None:
 
 
 def test_a_table_keeps_names_as_they_are_and_does_not_fold_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    name = "classifier[0].blocks." + "x" * 120
+    name = "classifier[0].blocks." + "x" * 1200
     console.print_table(("layer", "MACs"), [(name, "42"), ("b", None)], title="[bold]")
     printed = capsys.readouterr().out
     assert name in printed
@@ -100,6 +100,12 @@ def test_plain_progress_does_not_repeat_a_line(capsys: pytest.CaptureFixture[str
         "left out .onnx",
         "lower to .pte",
     ]
+    progress.stage("verify on executorch", 360)
+    progress.update(360)
+    progress.stage("lower to .pte")
+    progress.stage("verify on executorch", 360)
+    progress.update(360)
+    assert capsys.readouterr().err.splitlines() == ["verify on executorch", "verify on executorch 360/360"]
 
 
 def _drawn(width: int, name: str, total: int, done: int, elapsed: float, **figures: float) -> str:

@@ -52,7 +52,7 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         "models/mine.py:build --bits 4 --data photos.zip -o out.edge --keep head.* --keep stem --measure mean "
         "--conv float --epochs 3 --batch-size 16 --lr 0.01 --seed 7 --threads 2 --tflite-bits 8 --formats onnx,pte "
         "--resume --pretrained start.pt --no-float-twin --name mine --model-version 2.1.0 --license MIT --limit 100 "
-        "--input-size 24x32 --target pi5 --no-report --kind image --bitlinear-compat --float-fraction 0.25"
+        "--input-size 24x32 --target pi5 --no-report --kind image --float-fraction 0.25"
     )
     export(*words.split())
     assert asked[0] == ExportOptions(
@@ -81,9 +81,10 @@ def test_every_option_arrives(asked: list[ExportOptions]) -> None:
         target="pi5",
         report=False,
         kind="image",
-        bitlinear_compat=True,
         float_fraction=0.25,
     )
+    export("--bitlinear-compat")  # at 1.58 bits only
+    assert asked[1].bitlinear_compat
 
 
 def test_the_bundle_is_called_after_the_users_file(asked: list[ExportOptions]) -> None:
@@ -124,7 +125,6 @@ def test_a_format_that_the_target_does_not_read_is_a_wrong_command_line(tmp_path
         (["no_such_model"], "no_such_model"),
         (["missing.py:build"], "missing.py"),
         (["-o", "no/such/folder/x.edge"], "no/such/folder"),
-        (["-o", "digits"], "-o digits.edge"),
         (["--limit", "49"], "at least 50"),
         (["--pretrained", "missing.pt"], "missing.pt"),
     ],
@@ -140,7 +140,8 @@ def test_refusals_are_one_line_and_leave_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_exits_with_130_and_says_how_to_go_on(sent: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "edge.sdk.cli", "export", "mlp", "--epochs", "5000", "--no-float-twin"]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     (tmp_path / "mlp.edge").write_bytes(b"an older bundle")
@@ -150,10 +151,11 @@ def test_ctrl_c_exits_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     for line in process.stderr:
         lines.append(line)
         if line.startswith("train"):
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             break
     lines += process.stderr.readlines()
     assert process.wait() == 130, "".join(lines)
-    assert "--resume" in lines[-1]
+    told = "edge: error: stopped; the checkpoint is mlp.checkpoint; go on with the same command and --resume\n"
+    assert lines[-1] == told
     assert (tmp_path / "mlp.edge").read_bytes() == b"an older bundle"
     assert list(tmp_path.glob("*.checkpoint"))
