@@ -28,6 +28,7 @@ static void run_gemm(const edge_qd8_weights *kernel, int bits, size_t rows, size
   for (size_t i = 0; i < n * bytes; ++i) weight[i] = (uint8_t)(rand() >> 8);
   for (size_t r = 0; r < rows; ++r) {
     row[r].scale = 12.7f;
+    row[r].step = 1.0f / 12.7f;
     for (size_t i = 0; i < k; ++i) row[r].sum += codes[r * padded + i] = (int8_t)(rand() % 255 - 127);
   }
   for (size_t i = 0; i < n; ++i) scales[i] = bias[i] = 0.01f * (float)(1 + i);

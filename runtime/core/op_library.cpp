@@ -102,6 +102,7 @@ void *packed(edge_call &call, std::unique_lock<std::mutex> &held) {
   static std::mutex mutex;
   static std::map<std::pair<const void *, size_t>, Packed> kept;
   held = std::unique_lock<std::mutex>(mutex);
+  if (kept.size() > 4096) kept.clear();  // an application that loads program after program, each elsewhere
   const edge_tensor &weight = call.args[1]->as.tensor;
   Packed &entry = kept[{weight.data, weight.bytes}];
   const size_t bytes = call.packed_bytes + EDGE_PACK_ALIGN;

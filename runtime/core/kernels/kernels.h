@@ -32,6 +32,7 @@ extern "C" {
 /* What the integer GEMM needs to know of a quantized row. */
 typedef struct edge_row {
   float scale; /* s_x: code = round(value * scale) */
+  float step;  /* 1 / scale */
   int32_t sum; /* of the codes; wraps beyond 2^24 of them, where only convolutions go, which do not use it */
 } edge_row;
 
@@ -97,7 +98,7 @@ typedef struct edge_conv2d {
 typedef struct edge_qd8_conv2d {
   edge_conv2d shape;
   const void *image;  /* from `quantize` */
-  float row_scale;    /* likewise: one scale for the sample */
+  edge_row row;       /* likewise: one scale for the sample; the sum is not used */
   const void *weight; /* packed, or int8 in the file's layout where packed_bytes is NULL */
   edge_epilogue epilogue;
   edge_output_view out; /* (pixel, channel): row_step is 1, or step is */
@@ -110,7 +111,7 @@ typedef struct edge_qd8_conv2d_weights {
   size_t (*packed_bytes)(const edge_conv2d *shape);
   void (*pack)(const edge_conv2d *shape, const int8_t *weight, void *packed);
   size_t (*image_bytes)(const edge_conv2d *shape);
-  void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, float *row_scale);
+  void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
 } edge_qd8_conv2d_weights;
 

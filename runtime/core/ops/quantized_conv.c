@@ -86,7 +86,7 @@ static edge_status run(edge_call *call) {
   for (size_t b = 0; b < (size_t)shape->batch; ++b) {
     const edge_tensor *x = edge_tensor_at(call, X), *out = edge_tensor_at(call, OUT);
     work.kernel->quantize(shape, (const float *)x->data + b * in_step, x->channels_last, call->scratch,
-                          &work.conv.row_scale);
+                          &work.conv.row);
     work.conv.out = (edge_output_view){
         .data = (float *)out->data + b * out_step,
         .residual = residual != NULL ? (const float *)residual->data + b * out_step : NULL,

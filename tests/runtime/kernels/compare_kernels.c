@@ -57,6 +57,7 @@ static size_t random_padded(size_t k) {
 static void compare_rows(size_t rows, const edge_row *expected, const edge_row *got) {
   for (size_t r = 0; r < rows; ++r) {
     compare_floats("the scale of a row: value", 1, &expected[r].scale, &got[r].scale);
+    compare_floats("the step of a row: value", 1, &expected[r].step, &got[r].step);
     compare_ints("the sum of a row", expected[r].sum, got[r].sum);
   }
 }
@@ -108,7 +109,8 @@ static void fill_codes(size_t rows, size_t k, size_t padded, bool compat, int8_t
       codes[r * padded + i] = (int8_t)code;
       sum += code;
     }
-    row[r] = (edge_row){positive(-10, 22), sum};
+    row[r] = (edge_row){.scale = positive(-10, 22), .sum = sum};
+    row[r].step = 1.0f / row[r].scale;
   }
 }
 
@@ -206,7 +208,7 @@ static bool quantized_conv_by(const edge_kernels *kernels, const float *x, bool 
     job->weight = packed;
   }
   void *image = room(kernel->image_bytes(&job->shape), 0);
-  kernel->quantize(&job->shape, x, channels_last, image, &job->row_scale);
+  kernel->quantize(&job->shape, x, channels_last, image, &job->row);
   job->image = image;
   kernel->run(job, first, last);
   return true;
@@ -232,10 +234,10 @@ static bool quantized_conv(const edge_kernels *tested) {
   conv_shape(&job.shape, rest);
   job.out.data = expected;
   quantized_conv_by(scalar, x, in_last, (const int8_t *)weight, &job, first, last);
-  scale = job.row_scale;
+  scale = job.row.scale;
   job.out.data = got;
   if (!quantized_conv_by(tested, x, in_last, (const int8_t *)weight, &job, first, last)) return false;
-  compare_floats("the scale of the sample: value", 1, &scale, &job.row_scale);
+  compare_floats("the scale of the sample: value", 1, &scale, &job.row.scale);
   compare_floats("output", compared, expected, got);
   return true;
 }

@@ -102,7 +102,7 @@ static void v_finish(const edge_qd8_gemm *gemm, int32_t *sums, int zero_point, s
     for (size_t j = 0; j < count; ++j) {
       (void)zero_point;
       const int32_t exact = sums[r * EDGE_PANEL + j];
-      edge_store(&gemm->out, r, first + j, edge_dequantize(exact, first + j, gemm->row[r].scale, &gemm->epilogue));
+      edge_store(&gemm->out, r, first + j, edge_dequantize(exact, first + j, &gemm->row[r], &gemm->epilogue));
     }
   }
 }

@@ -14,14 +14,14 @@
 #include "kernels/kernels.h"
 #include "kernels/math_f32.h"
 
-static inline float edge_dequantize(int32_t acc, size_t n, float row_scale, const edge_epilogue *epilogue) {
+static inline float edge_dequantize(int32_t acc, size_t n, const edge_row *row, const edge_epilogue *epilogue) {
   const float scale = epilogue->scales[n * epilogue->scale_step];
   float y = (float)acc;
   if (epilogue->bitlinear_compat) {
     if (epilogue->bias != NULL) y += epilogue->bias[n];
-    y /= scale * row_scale;
+    y /= scale * row->scale;
   } else {
-    y *= scale * (1.0f / row_scale);
+    y *= scale * row->step;
     if (epilogue->bias != NULL) y += epilogue->bias[n];
   }
   return edge_activatef(y, epilogue->activation);

@@ -36,6 +36,7 @@ static void quantize(size_t k, const float *x, size_t step, float norm_eps, bool
   }
   const float low = bitlinear_compat ? -128.0f : -127.0f;
   row->scale = (1.0f / amax) * (bitlinear_compat ? 128.0f : 127.0f);
+  row->step = 1.0f / row->scale;
   uint32_t sum = 0; /* unsigned: a convolution's sample may be so large that it wraps, and does not use it */
   for (size_t i = 0; i < k; ++i) {
     codes[i] = edge_code_of((x[i * step] - mean) * rstd, row->scale, low);

@@ -33,7 +33,7 @@ void edge_qd8_f32_qc2w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, siz
     }
     for (size_t r = 0; r < gemm->rows; ++r) {
       const int32_t exact = acc[r] - gemm->zero_point * gemm->row[r].sum;
-      edge_store(&gemm->out, r, o, edge_dequantize(exact, o, gemm->row[r].scale, &gemm->epilogue));
+      edge_store(&gemm->out, r, o, edge_dequantize(exact, o, &gemm->row[r], &gemm->epilogue));
     }
   }
 }

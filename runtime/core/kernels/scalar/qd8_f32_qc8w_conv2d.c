@@ -1,7 +1,7 @@
 /* Convolution of one int8 sample with int8 weights, one weight scale an output channel.
  *
  *   acc = sum over c, kh, kw of codes[c][y][x] * weight[o][c][kh][kw]       exact in int32; codes outside are zero
- *   out = epilogue(acc, o, row_scale)
+ *   out = epilogue(acc, o, row)
  *
  * The loops go over the kernel position outside and the output row inside, where they read and write in order.
  */
@@ -16,15 +16,16 @@ size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape) {
 }
 
 void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
-                                      float *row_scale) {
+                                      edge_row *row) {
   const size_t plane = (size_t)shape->height * (size_t)shape->width, channels = (size_t)shape->channels;
   int8_t *codes = image;
   float amax = 1e-5f;
   for (size_t i = 0; i < channels * plane; ++i) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-  *row_scale = (1.0f / amax) * 127.0f;
+  *row = (edge_row){.scale = (1.0f / amax) * 127.0f};
+  row->step = 1.0f / row->scale;
   for (size_t c = 0; c < channels; ++c) {
     for (size_t p = 0; p < plane; ++p) {
-      *codes++ = edge_code_of(channels_last ? x[p * channels + c] : x[c * plane + p], *row_scale, -127.0f);
+      *codes++ = edge_code_of(channels_last ? x[p * channels + c] : x[c * plane + p], row->scale, -127.0f);
     }
   }
 }
@@ -61,7 +62,7 @@ void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_r
         }
         const size_t at = (size_t)y * (size_t)conv->out_width + (size_t)begin;
         for (int32_t x = 0; x < end - begin; ++x) {
-          const float value = edge_dequantize(acc[x], (size_t)o, job->row_scale, &job->epilogue);
+          const float value = edge_dequantize(acc[x], (size_t)o, &job->row, &job->epilogue);
           edge_store(&job->out, at + (size_t)x, (size_t)o, value);
         }
       }

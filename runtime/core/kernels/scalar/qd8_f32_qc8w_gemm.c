@@ -11,7 +11,7 @@ void edge_qd8_f32_qc8w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, siz
     const int8_t *weight = (const int8_t *)gemm->weight + o * gemm->k;
     for (size_t r = 0; r < gemm->rows; ++r) {
       const int32_t acc = edge_dot_s8(gemm->k, gemm->codes + r * gemm->padded, weight);
-      edge_store(&gemm->out, r, o, edge_dequantize(acc, o, gemm->row[r].scale, &gemm->epilogue));
+      edge_store(&gemm->out, r, o, edge_dequantize(acc, o, &gemm->row[r], &gemm->epilogue));
     }
   }
 }

@@ -15,7 +15,7 @@ void edge_qd8_f32_qc4w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, siz
 void edge_qd8_f32_qc8w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last);
 size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape);
 void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
-                                      float *row_scale);
+                                      edge_row *row);
 void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                            int activation, const edge_output_view *out);

@@ -15,7 +15,7 @@
   size_t edge_qd8_conv2d_packed_bytes__##isa(const edge_conv2d *);                        \
   void edge_qd8_conv2d_pack__##isa(const edge_conv2d *, const int8_t *weight, void *);    \
   size_t edge_qd8_conv2d_image_bytes__##isa(const edge_conv2d *);                         \
-  void edge_qd8_conv2d_quantize__##isa(const edge_conv2d *, const float *, bool, void *, float *row_scale); \
+  void edge_qd8_conv2d_quantize__##isa(const edge_conv2d *, const float *, bool, void *, edge_row *); \
   void edge_qd8_conv2d__##isa(const edge_qd8_conv2d *, size_t first, size_t last);
 #define EDGE_CONV2D(isa)                                                                                           \
   {                                                                                                                \

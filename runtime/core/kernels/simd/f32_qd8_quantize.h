@@ -39,6 +39,7 @@ static void EDGE_SIMD(quantize)(size_t k, const float *x, float norm_eps, bool b
     largest = vf_larger(vf_abs(vf_first(last, rest)), largest);
   }
   row->scale = (1.0f / vf_largest(largest)) * (bitlinear_compat ? 128.0f : 127.0f);
+  row->step = 1.0f / row->scale;
   const vf scale = vf_set(row->scale), low = vf_set(bitlinear_compat ? -128.0f : -127.0f);
   vi sum = vi_set(0);
   for (size_t i = 0; i < whole; i += 16) {
@@ -111,7 +112,7 @@ static void EDGE_SIMD(quantize_columns)(size_t tokens, size_t k, const float *x,
   vf_store(scales, scale);
   vi_store(sums, sum);
   for (size_t t = 0; t < tokens; ++t) {
-    row[t] = (edge_row){scales[t], sums[t]};
+    row[t] = (edge_row){scales[t], 1.0f / scales[t], sums[t]};
     memset(codes + t * padded + k, 0, padded - k);
   }
 }

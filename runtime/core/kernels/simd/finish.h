@@ -1,14 +1,14 @@
 /* scalar/epilogue.h over sixteen lanes: from a block of exact sums to outputs. */
 
 /* y[r][j] for the output first + j, sixteen of them, before the activation and the residual. */
-EDGE_INLINE vf v_dequantize(vi sum, vf scale, vf bias, float row_scale, const edge_epilogue *epilogue,
+EDGE_INLINE vf v_dequantize(vi sum, vf scale, vf bias, const edge_row *row, const edge_epilogue *epilogue,
                             const bool bitlinear_compat) {
   vf y = vi_to_float(sum);
   if (bitlinear_compat) {
     if (epilogue->bias != NULL) y = vf_add(y, bias);
-    return vf_div(y, vf_mul(scale, vf_set(row_scale)));
+    return vf_div(y, vf_mul(scale, vf_set(row->scale)));
   }
-  y = vf_mul(y, vf_mul(scale, vf_set(1.0f / row_scale)));
+  y = vf_mul(y, vf_mul(scale, vf_set(row->step)));
   return epilogue->bias != NULL ? vf_add(y, bias) : y;
 }
 
@@ -25,7 +25,7 @@ EDGE_INLINE void v_finish_sixteen(const edge_qd8_gemm *gemm, int32_t *sums, int 
   size_t to = first;
   for (size_t r = 0; r < rows; ++r, ++row, sums += EDGE_PANEL, to += out.row_step) {
     const vi exact = vi_sub(vi_load(sums), vi_set(zero_point * row->sum));
-    vf y = v_dequantize(exact, scale, bias, row->scale, &epilogue, !plain && epilogue.bitlinear_compat);
+    vf y = v_dequantize(exact, scale, bias, row, &epilogue, !plain && epilogue.bitlinear_compat);
     if (!plain) y = v_activate(y, epilogue.activation);
     if (!plain && out.step != 1) {
       vf_store((float *)sums, y);

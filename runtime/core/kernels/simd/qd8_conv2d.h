@@ -112,7 +112,7 @@ EDGE_INLINE void quantize_pixels(const float *x, size_t count, vf scale, int8_t 
 }
 
 void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
-                                         float *row_scale) {
+                                         edge_row *row_of_all) {
   const conv_layout layout = layout_of(shape);
   const size_t channels = (size_t)shape->channels, width = (size_t)shape->width;
   const size_t plane = (size_t)shape->height * width, count = channels * plane;
@@ -120,8 +120,9 @@ void EDGE_SIMD(edge_qd8_conv2d_quantize)(const edge_conv2d *shape, const float *
   for (size_t i = 0; i < count; i += 16) {
     largest = vf_larger(vf_abs(vf_load_first(x + i, count - i < 16 ? count - i : 16)), largest);
   }
-  *row_scale = (1.0f / vf_largest(largest)) * 127.0f;
-  const vf scale = vf_set(*row_scale);
+  *row_of_all = (edge_row){.scale = (1.0f / vf_largest(largest)) * 127.0f};
+  row_of_all->step = 1.0f / row_of_all->scale;
+  const vf scale = vf_set(row_of_all->scale);
   memset(image, 0, EDGE_SIMD(edge_qd8_conv2d_image_bytes)(shape));
   for (size_t y = 0; y < (size_t)shape->height; ++y) {
     const size_t row = (y + (size_t)shape->padding_h) * layout.pitch + (size_t)shape->padding_w * channels;
@@ -181,7 +182,7 @@ void EDGE_SIMD(edge_qd8_conv2d)(const edge_qd8_conv2d *conv, size_t first, size_
   const conv_layout layout = layout_of(shape);
   const size_t width = (size_t)shape->out_width, end = last * width, channels = (size_t)shape->out_channels;
   edge_row row[CONV_PIXELS];
-  for (size_t i = 0; i < CONV_PIXELS; ++i) row[i] = (edge_row){conv->row_scale, 0};
+  for (size_t i = 0; i < CONV_PIXELS; ++i) row[i] = conv->row;
   for (size_t begin = first * width; begin < end; begin += CONV_PIXELS) {
     const size_t rows = end - begin < CONV_PIXELS ? end - begin : CONV_PIXELS;
     const int8_t *pixel[CONV_PIXELS];
