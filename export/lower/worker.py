@@ -165,8 +165,9 @@ def _work(folder: Path) -> dict[str, Any]:
         if job.options.get("int8_attention"):
             # The other formats, and the accuracy that training is reported with, have attention in float.
             with Int8Attention():
-                batches = torch.from_numpy(samples["inputs"]).split(64)
-                samples["logits"] = torch.cat([frozen(batch) for batch in batches]).numpy()
+                inputs = torch.from_numpy(samples["inputs"])
+                batches = [frozen(inputs[start : start + 64]) for start in range(0, len(inputs), 64)]
+            samples["logits"] = torch.cat(batches).numpy()
         if job.rehearsal:
             return lower(job.format, frozen, example, Path(job.output), job.options)
         return lower_and_verify(job.format, frozen, example, Path(job.output), samples, job.options)

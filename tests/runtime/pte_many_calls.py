@@ -142,6 +142,12 @@ class Cases:
         heads, depth, tokens = self.size(4), self.size(16), self.size(30)
         return [self.normal(2, tokens, 3 * heads * depth), heads, 0.3, bool(self.random.random() < 0.5)]
 
+    def attention_int8(self) -> list[Any]:
+        return self.attention()
+
+    def attention_qkv_int8(self) -> list[Any]:
+        return self.attention_qkv()
+
     def max_pool2d(self) -> list[Any]:
         return [self.input(2, 3, 9, 8), [3, 2], [2, 1], [1, 1], [1, 2], bool(self.random.random() < 0.5)]
 

@@ -42,6 +42,8 @@ CALLS: dict[str, list] = {
     "edge::layer_norm.out": [X, floats(4), floats(4), 1e-5, Y],
     "edge::attention.out": [IMAGE, IMAGE, IMAGE, floats(6, 6), 0.5, True, floats(1, 4, 6, 6)],
     "edge::attention_qkv.out": [floats(2, 3, 24), 2, 0.5, True, floats(2, 3, 8)],
+    "edge::attention_int8.out": [IMAGE, IMAGE, IMAGE, floats(6, 6), 0.5, True, floats(1, 4, 6, 6)],
+    "edge::attention_qkv_int8.out": [floats(2, 3, 24), 2, 0.5, True, floats(2, 3, 8)],
     "edge::max_pool2d.out": [IMAGE, [2, 2], [2, 2], ZEROS, ONES, False, floats(1, 4, 3, 3)],
     "edge::add_quantized.out": [X, np.ones((3, 4), dtype=np.int8), floats(3), Y],
     "edge::sequence_pool.out": [X, floats(4), floats(1), floats(2, 4)],
