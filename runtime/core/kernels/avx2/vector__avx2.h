@@ -47,7 +47,6 @@ EDGE_INLINE vm vm_first(size_t n) {
   return (vm){_mm256_castsi256_ps(eight_first(n)), _mm256_castsi256_ps(eight_first(n > 8 ? n - 8 : 0))};
 }
 EDGE_INLINE vm vm_either(vm a, vm b) { return (vm){_mm256_or_ps(a.lo, b.lo), _mm256_or_ps(a.hi, b.hi)}; }
-EDGE_INLINE int vm_any(vm a) { return _mm256_movemask_ps(_mm256_or_ps(a.lo, a.hi)) != 0; }
 
 EDGE_INLINE vf vf_set(float x) { return (vf){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 EDGE_INLINE vf vf_load(const float *p) { return (vf){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

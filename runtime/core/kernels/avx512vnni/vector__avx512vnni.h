@@ -24,7 +24,6 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 
 EDGE_INLINE vm vm_first(size_t n) { return (vm)((1u << n) - 1u); }
 EDGE_INLINE vm vm_either(vm a, vm b) { return (vm)(a | b); }
-EDGE_INLINE int vm_any(vm a) { return a != 0; }
 
 EDGE_INLINE vf vf_set(float x) { return _mm512_set1_ps(x); }
 EDGE_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }

@@ -41,7 +41,6 @@ EDGE_INLINE vm vm_first(size_t n) {
               vcltq_u32(index.d, count)};
 }
 EDGE_INLINE vm vm_either(vm x, vm y) { return EDGE_EACH_2(vm, vorrq_u32, x, y); }
-EDGE_INLINE int vm_any(vm x) { return vmaxvq_u32(vorrq_u32(vorrq_u32(x.a, x.b), vorrq_u32(x.c, x.d))) != 0; }
 
 EDGE_INLINE vf vf_set(float x) {
   const float32x4_t four = vdupq_n_f32(x);

@@ -3,8 +3,8 @@
 
 EDGE_INLINE vf v_poly(vf p, vf x, float c) { return vf_add(vf_mul(p, x), vf_set(c)); }
 
-/* exp where the result is a float of full precision or NaN: x from -87.33654 to 0, or NaN. Elsewhere: anything. */
-EDGE_INLINE vf v_exp_down(vf x) {
+/* e^x = p * 2^n: returns p and gives n, a whole number. */
+EDGE_INLINE vf v_exp_reduced(vf x, vf *power) {
   const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
   const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
   vf p = v_poly(vf_set(0.0013950492f), r, 0.00836889f);
@@ -12,7 +12,14 @@ EDGE_INLINE vf v_exp_down(vf x) {
   p = v_poly(p, r, 0.16666518f);
   p = v_poly(p, r, 0.5f);
   p = vf_add(vf_mul(p, vf_mul(r, r)), r);
-  p = vf_add(p, vf_set(1.0f));
+  *power = n;
+  return vf_add(p, vf_set(1.0f));
+}
+
+/* exp where the result is a float of full precision or NaN: x from -87.33654 to 0, or NaN. Elsewhere: anything. */
+EDGE_INLINE vf v_exp_down(vf x) {
+  vf n;
+  const vf p = v_exp_reduced(x, &n);
   return vf_times_pow2(p, n); /* in one step: it is exact, or rounds once as the second of two would */
 }
 
@@ -22,14 +29,8 @@ EDGE_INLINE vf v_exp_of_score(vf x) {
 }
 
 EDGE_INLINE vf v_exp(vf x) {
-  const vf n = vf_rint(vf_mul(x, vf_set(1.44269504f)));
-  const vf r = vf_sub(vf_sub(x, vf_mul(n, vf_set(0.693359375f))), vf_mul(n, vf_set(-2.12194440e-4f)));
-  vf p = v_poly(vf_set(0.0013950492f), r, 0.00836889f);
-  p = v_poly(p, r, 0.041666206f);
-  p = v_poly(p, r, 0.16666518f);
-  p = v_poly(p, r, 0.5f);
-  p = vf_add(vf_mul(p, vf_mul(r, r)), r);
-  p = vf_add(p, vf_set(1.0f));
+  vf n;
+  const vf p = v_exp_reduced(x, &n);
   const vi exponent = vf_to_int(n), half = vi_half(exponent);
   vf y = vf_mul(vf_mul(p, vi_pow2(half)), vi_pow2(vi_sub(exponent, half)));
   y = vf_select(vf_less(vf_set(88.72283f), x), vf_set(INFINITY), y);
