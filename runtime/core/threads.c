@@ -33,6 +33,7 @@ void edge_parallel(edge_threads *threads, size_t tasks, edge_task_fn task, void 
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <unistd.h>
 
 /* Looks at the word before a thread goes to sleep, some tens of microseconds, and before the caller gives its core to a
  * helper that was interrupted. */
@@ -57,6 +58,7 @@ struct edge_threads {
   edge_task_fn task;
   void *context;
   size_t count; /* of threads, the caller among them */
+  pid_t process; /* a child that was forked has the memory, but not the threads */
   pthread_mutex_t lock;
   pthread_cond_t wake;
   _Atomic uint32_t sleeping;
@@ -120,6 +122,7 @@ edge_threads *edge_threads_start(void *memory, size_t count) {
   atomic_init(&pool->stop, false);
   pool->tasks = 0;
   pool->count = 1;
+  pool->process = getpid();
   if (pthread_mutex_init(&pool->lock, NULL) != 0) return NULL;
   if (pthread_cond_init(&pool->wake, NULL) != 0) {
     pthread_mutex_destroy(&pool->lock);
@@ -136,7 +139,7 @@ edge_threads *edge_threads_start(void *memory, size_t count) {
 }
 
 void edge_threads_stop(edge_threads *threads) {
-  if (threads == NULL) return;
+  if (threads == NULL || threads->process != getpid()) return;
   pthread_mutex_lock(&threads->lock);
   atomic_store(&threads->stop, true);
   pthread_cond_broadcast(&threads->wake);
@@ -149,7 +152,7 @@ void edge_threads_stop(edge_threads *threads) {
 size_t edge_thread_count(const edge_threads *threads) { return threads != NULL ? threads->count : 1; }
 
 void edge_parallel(edge_threads *threads, size_t tasks, edge_task_fn task, void *context) {
-  if (threads == NULL || threads->count < 2 || tasks < 2) {
+  if (threads == NULL || threads->count < 2 || tasks < 2 || threads->process != getpid()) {
     for (size_t i = 0; i < tasks; ++i) task(context, i, 0);
     return;
   }

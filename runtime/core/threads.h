@@ -4,6 +4,8 @@
  * would alone, so results do not depend on the number of threads. A thread that finds nothing to do looks for the next
  * operator's tasks for some microseconds and then sleeps: an idle model costs nothing.
  *
+ * A forked child runs everything on the caller, because its parent's threads are not there.
+ *
  * Built without threads (EDGE_NO_THREADS: bare metal), everything runs on the caller.
  */
 #ifndef EDGE_THREADS_H

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,6 +99,28 @@ def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("EDGE_THREADS", wrong)
         with pytest.raises(BadInput, match=f"EDGE_THREADS is '{wrong}'"):
             default_threads()
+
+
+def test_a_forked_child_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent's threads are not there: it neither waits for them nor, at its end, joins them."""
+    program = opened(model_folder() / "cct_2_3x2.pte", isas()[0], 3, monkeypatch)
+    inputs = inputs_of(program)
+    expected = program.run(inputs)
+    child = os.fork()
+    if child == 0:
+        equal = same(expected, program.run(inputs))
+        del program
+        os._exit(0 if equal else 1)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            assert os.waitstatus_to_exitcode(status) == 0
+            return
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
 
 
 def test_idle_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ FROM_LIBC = re.compile(
 )
 """What the core may ask of the C library: no heap, no files."""
 
-FROM_PTHREADS = re.compile(r"pthread_(create|join|(mutex|cond)_\w+)|sched_yield")
+FROM_PTHREADS = re.compile(r"pthread_(create|join|(mutex|cond)_\w+)|sched_yield|getpid")
 """What its pool of threads may, where it is built with one."""
 
 
