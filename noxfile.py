@@ -85,11 +85,12 @@ def demo(session: nox.Session) -> None:
     )
 
 
-def _pytest(session: nox.Session, *words: str) -> None:
+def _pytest(session: nox.Session, *words: str, **variables: str) -> None:
     programs = _shared(session)
     environment = {
         "EDGE_TEST_WHEEL": str(_wheel(session)),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        **variables,
     }
     session.run(str(programs / "python"), "-m", "pytest", *words, env=environment)
 
@@ -102,8 +103,8 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def arm(session: nox.Session) -> None:
-    """Runs those tests alone that cross-build the core for ARM and run it under emulation."""
-    _pytest(session, str(ROOT / "tests" / "runtime" / "arm"), *session.posargs)
+    """Runs those tests alone that cross-build the core for ARM and run it under emulation; also those by clang."""
+    _pytest(session, str(ROOT / "tests" / "runtime" / "arm"), *session.posargs, EDGE_ARM_CLANG="1")
 
 
 @nox.session
