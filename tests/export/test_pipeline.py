@@ -120,7 +120,7 @@ def test_integer_attention(tmp_path: Path) -> None:
     """The .pte has it, agrees with eager PyTorch that has it, and the .onnx goes on in float."""
     bundle = tmp_path / "int8.edge"
     run_edge(
-        *("export", "--attention", "int8", "--epochs", "2", "--limit", "400", "--formats", "pte,onnx"),
+        *("export", "--attention", "int8", "--epochs", "1", "--limit", "400", "--formats", "pte,onnx"),
         *("--no-float-twin", "--no-report", "-o", bundle, "--json"),
     )
     manifest = Bundle.open(bundle).manifest

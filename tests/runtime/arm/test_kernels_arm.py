@@ -27,7 +27,7 @@ FLOATS = {"f32_qd8_quantize", "f32_qd8_quantize_columns", "f32_gemm", "f32_layer
 def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
     run = [*emulator(architecture), "-cpu", cpu]
     program = built(architecture, cross_compiler(architecture), "-O3")  # as a release is built
-    counts = compared([*run, program], seed=1, cases=200)
+    counts = compared([*run, program], seed=1, cases=120)
     assert counts.keys() == isas
     for isa, kernels in counts.items():
         expected = INTEGER_GEMMS | (
