@@ -60,6 +60,7 @@ typedef struct edge_tensor {
   uint8_t dtype; /* edge_dtype */
   bool constant;
   bool channels_last; /* only where every operator that meets the tensor says that it takes that */
+  bool written;       /* within a program: by an instruction under this name, or by the caller */
 } edge_tensor;
 
 typedef enum edge_kind {

@@ -8,8 +8,8 @@
  */
 #include "plan.h"
 
-/* Looking for views takes time that grows with both; programs with more are left as they are. */
-enum { MAX_VALUES = 8192, MAX_CALLS = 4096 };
+/* Looking for views takes time that grows with the square of it; programs with more are left as they are. */
+enum { MAX_CALLS = 1024 };
 
 static bool may_turn(const edge_value *value) {
   const edge_tensor *tensor = &value->as.tensor;
@@ -28,32 +28,26 @@ static void unmark_ports(edge_value **ports, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) unmark(ports[i]);
 }
 
-static bool is_argument(const edge_value *argument, const edge_value *value) {
-  if (argument == value) return true;
-  for (uint32_t i = 0; argument->kind == EDGE_TENSOR_LIST && i < argument->count; ++i) {
-    if (argument->as.tensors[i] == value) return true;
-  }
-  return false;
+static edge_value *entry_of(edge_value *argument, uint32_t index) {
+  return argument->kind == EDGE_TENSOR ? argument : argument->as.tensors[index];
 }
 
-/* Whether a call reads the value, and none, nor the caller, writes it. */
-static bool is_another_name(const edge_model *model, const edge_value *value) {
-  bool read = false;
-  for (uint32_t i = 0; i < model->input_count; ++i) {
-    if (model->inputs[i] == value) return false;
+/* Notes what the caller and the instructions write. */
+static void note_written(const edge_program *program, edge_model *model) {
+  for (uint32_t i = 0; i < program->values.count; ++i) {
+    if (model->values[i].kind == EDGE_TENSOR) model->values[i].as.tensor.written = false;
   }
+  for (uint32_t i = 0; i < model->input_count; ++i) model->inputs[i]->as.tensor.written = true;
   for (uint32_t i = 0; i < model->call_count; ++i) {
     const edge_call *call = &model->calls[i];
-    for (uint32_t j = 0; j < call->arg_count; ++j) {
-      if (!is_argument(call->args[j], value)) continue;
-      if (j >= edge_first_output(call->op)) return false;
-      read = true;
+    for (uint32_t j = edge_first_output(call->op); j < call->arg_count; ++j) {
+      const uint32_t count = edge_tensor_count(call->args[j]);
+      for (uint32_t k = 0; k < count; ++k) entry_of(call->args[j], k)->as.tensor.written = true;
     }
   }
-  return read;
 }
 
-/* Takes the mark off what wrote the memory of such a value last before call `reader`: that has another name. */
+/* Takes the mark off what wrote the memory of `name` last before call `reader`: the two are one tensor. */
 static void unmark_writer(edge_model *model, const edge_tensor *name, uint32_t reader) {
   const uintptr_t first = (uintptr_t)name->data, end = first + name->bytes;
   for (uint32_t i = reader; i-- > 0;) {
@@ -69,15 +63,16 @@ static void unmark_writer(edge_model *model, const edge_tensor *name, uint32_t r
   }
 }
 
+/* What is read under a name that nothing writes is another tensor's memory. */
 static void unmark_shared(edge_model *model) {
   for (uint32_t i = 0; i < model->call_count; ++i) {
     const edge_call *call = &model->calls[i];
     for (uint32_t j = 0; j < edge_first_output(call->op); ++j) {
       const uint32_t count = edge_tensor_count(call->args[j]);
       for (uint32_t k = 0; k < count; ++k) {
-        edge_value *value = call->args[j]->kind == EDGE_TENSOR ? call->args[j] : call->args[j]->as.tensors[k];
-        if (value->kind != EDGE_TENSOR || value->as.tensor.constant || value->as.tensor.data == NULL) continue;
-        if (is_another_name(model, value)) unmark_writer(model, &value->as.tensor, i);
+        const edge_value *value = entry_of(call->args[j], k);
+        if (value->kind != EDGE_TENSOR || value->as.tensor.constant || value->as.tensor.written) continue;
+        unmark_writer(model, &value->as.tensor, i);
       }
     }
   }
@@ -116,7 +111,7 @@ static bool unmark_call(const edge_call *call) {
 }
 
 void edge_choose_layouts(const edge_program *program, edge_model *model) {
-  if (program->values.count > MAX_VALUES || model->call_count > MAX_CALLS) return;
+  if (model->call_count > MAX_CALLS) return;
   for (uint32_t i = 0; i < program->values.count; ++i) {
     edge_stored_value stored;
     edge_value *value = &model->values[i];
@@ -128,6 +123,7 @@ void edge_choose_layouts(const edge_program *program, edge_model *model) {
   unmark_ports(model->inputs, model->input_count);
   unmark_ports(model->outputs, model->output_count);
   unmark_views(program, model);
+  note_written(program, model);
   unmark_shared(model);
   for (bool changed = true; changed;) { /* each round takes at least one mark off */
     changed = false;

@@ -4,7 +4,6 @@
 /* Queries at a time. */
 #define QUERY_ROWS EDGE_ROW_BLOCK
 
-EDGE_INLINE dense_runs one_run(size_t depth) { return (dense_runs){.down = 1, .across = 1, .quads = (depth + 3) / 4}; }
 EDGE_INLINE size_t whole(size_t count) { return (count + 15) / 16 * 16; }
 EDGE_INLINE size_t whole_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 

@@ -23,6 +23,9 @@ typedef struct dense_runs {
 EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_runs *runs, const int32_t *start,
                             const int8_t *weight, const int8_t *const *row, int32_t *sums);
 
+/* Rows of codes side by side. */
+EDGE_INLINE dense_runs one_run(size_t depth) { return (dense_runs){.down = 1, .across = 1, .quads = (depth + 3) / 4}; }
+
 EDGE_INLINE size_t dense_panels(size_t n) { return (n + EDGE_PANEL - 1) / EDGE_PANEL; }
 
 EDGE_INLINE size_t dense_panel_bytes(const dense_runs *runs) {

@@ -1,9 +1,7 @@
 /* The GEMM of 8- and 4-bit weights over simd/qd8_dense.h. */
 
-EDGE_INLINE dense_runs gemm_runs(size_t k) { return (dense_runs){.down = 1, .across = 1, .quads = (k + 3) / 4}; }
-
 size_t EDGE_SIMD(edge_qd8_f32_qc8w_packed_bytes)(size_t n, size_t k) {
-  const dense_runs runs = gemm_runs(k);
+  const dense_runs runs = one_run(k);
   return dense_bytes(&runs, n);
 }
 
@@ -12,7 +10,7 @@ size_t EDGE_SIMD(edge_qd8_f32_qc4w_packed_bytes)(size_t n, size_t k) {
 }
 
 void EDGE_SIMD(edge_qd8_f32_qc8w_pack)(size_t n, size_t k, const uint8_t *weight, void *packed) {
-  const dense_runs runs = gemm_runs(k);
+  const dense_runs runs = one_run(k);
   memset(packed, 0, dense_bytes(&runs, n));
   for (size_t o = 0; o < n; ++o) {
     for (size_t i = 0; i < k; ++i) dense_put(&runs, packed, dense_panels(n), o, 0, i, (int8_t)*weight++);
@@ -21,7 +19,7 @@ void EDGE_SIMD(edge_qd8_f32_qc8w_pack)(size_t n, size_t k, const uint8_t *weight
 
 /* As 8-bit weights: twice the bytes, and no work left for the run. The zero point of 4 bits is always 8. */
 void EDGE_SIMD(edge_qd8_f32_qc4w_pack)(size_t n, size_t k, const uint8_t *weight, void *packed) {
-  const dense_runs runs = gemm_runs(k);
+  const dense_runs runs = one_run(k);
   memset(packed, 0, dense_bytes(&runs, n));
   for (size_t o = 0; o < n; ++o, weight += (k + 1) / 2) {
     for (size_t i = 0; i < k; ++i) {
@@ -32,7 +30,7 @@ void EDGE_SIMD(edge_qd8_f32_qc4w_pack)(size_t n, size_t k, const uint8_t *weight
 }
 
 void EDGE_SIMD(edge_qd8_f32_qc8w_gemm)(const edge_qd8_gemm *gemm, size_t first, size_t last) {
-  const dense_runs runs = gemm_runs(gemm->k);
+  const dense_runs runs = one_run(gemm->k);
   const int8_t *row[EDGE_ROW_BLOCK];
   for (size_t r = 0; r < gemm->rows; ++r) row[r] = gemm->codes + r * gemm->padded;
   for (size_t o = first; o < last; o += EDGE_PANEL) {
