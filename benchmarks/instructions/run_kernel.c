@@ -1,7 +1,7 @@
 /* Runs one kernel on random data, some number of times: run_kernel ISA KERNEL ROWS K N TIMES.
  *
  * KERNEL is qd8_f32_qc2w, qd8_f32_qc4w, qd8_f32_qc8w (ROWS x K times K x N, a scale and a bias an output) or
- * f32_qd8_quantize (ROWS rows of K values, normalized). Status 2: this machine has no such instructions.
+ * f32_qd8_quantize (ROWS rows of K values, up to 16, normalized). Status 2: this machine has no such instructions.
  */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
@@ -53,12 +53,12 @@ static void run_gemm(const edge_qd8_weights *kernel, int bits, size_t rows, size
   }
 }
 
-static void run_quantize(edge_quantize_row_fn kernel, size_t rows, size_t k, size_t times) {
-  float *x = room(k * sizeof(float));
-  int8_t *codes = room(k);
-  edge_row row;
-  for (size_t i = 0; i < k; ++i) x[i] = (float)(rand() % 2001 - 1000) * 0.001f;
-  for (size_t i = 0; i < times * rows; ++i) kernel(k, x, 1e-5f, false, k, codes, &row);
+static void run_quantize(edge_quantize_rows_fn kernel, size_t rows, size_t k, size_t times) {
+  float *x = room(rows * k * sizeof(float));
+  int8_t *codes = room(rows * k);
+  edge_row row[EDGE_TOKEN_BLOCK];
+  for (size_t i = 0; i < rows * k; ++i) x[i] = (float)(rand() % 2001 - 1000) * 0.001f;
+  for (size_t i = 0; i < times; ++i) kernel(rows, k, x, 1e-5f, false, k, codes, row);
 }
 
 int main(int count, char **words) {

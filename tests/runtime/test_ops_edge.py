@@ -178,7 +178,7 @@ def test_quantizing_a_large_sample_does_not_overflow(tmp_path: Path) -> None:
           int8_t *codes = malloc(k);
           for (size_t i = 0; i < k; ++i) x[i] = 1.0f;
           edge_row row;
-          edge_f32_qd8_quantize__scalar(k, x, -1.0f, false, k, codes, &row);
+          edge_f32_qd8_quantize__scalar(1, k, x, -1.0f, false, k, codes, &row);
           return codes[k - 1] == 127 && row.sum == (int32_t)(127u * 17000000u) ? 0 : 3;
         }"""
     )

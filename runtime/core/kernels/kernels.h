@@ -24,7 +24,7 @@ extern "C" {
 #define EDGE_PANEL 64
 /* Activation rows that one GEMM call is given at most; bounds its temporary memory. */
 #define EDGE_ROW_BLOCK 48
-/* Values of the tokens that one call of the strided quantizer takes. */
+/* Tokens that one call of a quantizer takes at most. */
 #define EDGE_TOKEN_BLOCK 16
 /* Quantized rows are zero-padded to a multiple of this. */
 #define EDGE_ROW_ALIGN 16
@@ -53,10 +53,11 @@ typedef struct edge_output_view {
   size_t step;
 } edge_output_view;
 
-/* Normalizes (unless norm_eps < 0) and quantizes one row: scalar/f32_qd8_quantize.c.
- * Reads k values; writes `padded` >= k codes, the rest zero. */
-typedef void (*edge_quantize_row_fn)(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
-                                     int8_t *codes, edge_row *row);
+/* Normalizes (unless norm_eps < 0) and quantizes `rows` <= EDGE_TOKEN_BLOCK rows of k adjacent values, which follow
+ * each other: scalar/f32_qd8_quantize.c. Row r is written to codes + r * padded, `padded` >= k codes of which the rest
+ * are zero, and row[r]. */
+typedef void (*edge_quantize_rows_fn)(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
+                                      size_t padded, int8_t *codes, edge_row *row);
 
 /* The same for `tokens` <= EDGE_TOKEN_BLOCK rows whose values lie `step` floats apart, and which start one float
  * apart: the pixels of an NCHW image. Row t goes to codes + t * padded and row[t]. */
@@ -168,7 +169,7 @@ typedef struct edge_attention {
 
 typedef struct edge_kernels {
   const char *isa;
-  edge_quantize_row_fn f32_qd8_quantize;
+  edge_quantize_rows_fn f32_qd8_quantize;
   edge_quantize_columns_fn f32_qd8_quantize_columns;
   edge_qd8_weights qd8_f32_qc2w;
   edge_qd8_weights qd8_f32_qc4w;

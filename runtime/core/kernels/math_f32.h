@@ -97,7 +97,28 @@ static inline float edge_erff(float x) {
 
 static inline float edge_sigmoidf(float x) { return 1.0f / (1.0f + edge_expf(-x)); }
 static inline float edge_siluf(float x) { return x / (1.0f + edge_expf(-x)); }
-static inline float edge_geluf(float x) { return 0.5f * x * (1.0f + edge_erff(x * 0.70710678f)); }
+/* x times the normal distribution function. Not by edge_erff: one polynomial of x^2, for erf(x / sqrt 2) / x on
+ * -5.1 .. 5.1, is enough where 1 is added, and takes a third of its time. Largest error: 8.7e-7, and 2e-7 of |x|. */
+static inline float edge_geluf(float x) {
+  const float z = x * x;
+  if (z > 26.01f) return x < 0.0f ? 0.0f : x;
+  const float t = z * 0.0768935f - 1.0f;
+  float p = -0.00070253015f;
+  p = p * t + 0.0019090344f;
+  p = p * t + -0.0020443501f;
+  p = p * t + 0.003265146f;
+  p = p * t + -0.008327069f;
+  p = p * t + 0.015187641f;
+  p = p * t + -0.023179779f;
+  p = p * t + 0.03429803f;
+  p = p * t + -0.04822144f;
+  p = p * t + 0.06355303f;
+  p = p * t + -0.08042078f;
+  p = p * t + 0.10155766f;
+  p = p * t + -0.1380069f;
+  p = p * t + 0.27721065f;
+  return 0.5f * x * (p * x + 1.0f);
+}
 static inline float edge_gelu_tanhf(float x) {
   return 0.5f * x * (1.0f + edge_tanhf(0.79788456f * (x + 0.044715f * (x * x * x))));
 }

@@ -127,11 +127,8 @@ static void quantize(void *context, size_t block, size_t thread) {
                                             gemm->epilogue.bitlinear_compat, gemm->padded, codes, work->row + first);
     return;
   }
-  for (size_t r = 0; r < count; ++r) {
-    work->kernels->f32_qd8_quantize(gemm->k, work->x + (first + r) * gemm->k, work->norm_eps,
-                                    gemm->epilogue.bitlinear_compat, gemm->padded, codes + r * gemm->padded,
-                                    work->row + first + r);
-  }
+  work->kernels->f32_qd8_quantize(count, gemm->k, work->x + first * gemm->k, work->norm_eps,
+                                  gemm->epilogue.bitlinear_compat, gemm->padded, codes, work->row + first);
 }
 
 static void multiply(void *context, size_t task, size_t thread) {

@@ -193,6 +193,15 @@ EDGE_INLINE __m128i sixteen_codes(vi x) {
   return _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, sixteen_codes(x)); }
+EDGE_INLINE __m256i thirty_two_codes(vi a, vi b) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i quads = _mm256_packs_epi16(_mm256_packs_epi32(a.lo, a.hi), _mm256_packs_epi32(b.lo, b.hi));
+  return _mm256_permutevar8x32_epi32(quads, order);
+}
+EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
+  _mm256_storeu_si256((__m256i *)p, thirty_two_codes(a, b));
+  _mm256_storeu_si256((__m256i *)(p + 32), thirty_two_codes(c, d));
+}
 EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   const __m128i first = sixteen_codes(a), second = sixteen_codes(b), third = sixteen_codes(c);
   const __m128i fourth = sixteen_codes(d);

@@ -110,6 +110,12 @@ EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   }
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
+EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
+  /* Packing goes by quarters of a register: each of them holds a quad of every factor. */
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i quads = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, quads));
+}
 
 EDGE_TARGET_END
 #endif

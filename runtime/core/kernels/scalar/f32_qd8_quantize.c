@@ -46,9 +46,11 @@ static void quantize(size_t k, const float *x, size_t step, float norm_eps, bool
   for (size_t i = k; i < padded; ++i) codes[i] = 0;
 }
 
-void edge_f32_qd8_quantize__scalar(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
-                                   int8_t *codes, edge_row *row) {
-  quantize(k, x, 1, norm_eps, bitlinear_compat, padded, codes, row);
+void edge_f32_qd8_quantize__scalar(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
+                                   size_t padded, int8_t *codes, edge_row *row) {
+  for (size_t r = 0; r < rows; ++r) {
+    quantize(k, x + r * k, 1, norm_eps, bitlinear_compat, padded, codes + r * padded, &row[r]);
+  }
 }
 
 void edge_f32_qd8_quantize_columns__scalar(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,

@@ -6,8 +6,8 @@
 
 #include <math.h>
 
-void edge_f32_qd8_quantize__scalar(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
-                                   int8_t *codes, edge_row *row);
+void edge_f32_qd8_quantize__scalar(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
+                                   size_t padded, int8_t *codes, edge_row *row);
 void edge_f32_qd8_quantize_columns__scalar(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
                                            bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
 void edge_qd8_f32_qc2w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, size_t last);

@@ -24,39 +24,173 @@ EDGE_INLINE moments v_moments(size_t k, const float *x, float eps) {
   return (moments){mean, 1.0f / sqrtf(variance + eps)};
 }
 
-static void EDGE_SIMD(quantize)(size_t k, const float *x, float norm_eps, bool bitlinear_compat, size_t padded,
-                                int8_t *codes, edge_row *row) {
-  moments norm = {0.0f, 1.0f};
-  if (norm_eps >= 0.0f) norm = v_moments(k, x, norm_eps);
-  const vf mean = vf_set(norm.mean), rstd = vf_set(norm.rstd);
-  const size_t whole = k / 16 * 16, rest = k - whole;
-  vf largest = vf_set(1e-5f);
-  for (size_t i = 0; i < whole; i += 16) {
-    largest = vf_larger(vf_abs(vf_mul(vf_sub(vf_load(x + i), mean), rstd)), largest);
+/* Sixteen rows are quantized side by side. In a pass over their values a few rows go together, so that none waits for
+ * its own last addition; a row's sixteen lanes are then folded for all rows at once, after vf_turn has made a row of
+ * each lane and a lane of each row. */
+
+/* Rows that go together. */
+#define QUANTIZE_ROWS 4
+
+/* Fewer rows are folded one by one: turning sixteen vectors takes longer. */
+#define FEW_ROWS 4
+
+/* Folds the lanes of each vector, in the order of vf_fold: lane r is the sum of t[r]. */
+static vf fold_rows(size_t rows, vf t[EDGE_TOKEN_BLOCK]) {
+  if (rows < FEW_ROWS) {
+    float sum[EDGE_TOKEN_BLOCK] = {0};
+    for (size_t r = 0; r < rows; ++r) sum[r] = vf_fold(t[r]);
+    return vf_load(sum);
   }
-  if (rest > 0) {
-    const vf last = vf_mul(vf_sub(vf_load_first(x + whole, rest), mean), rstd);
-    largest = vf_larger(vf_abs(vf_first(last, rest)), largest);
+  vf_turn(t);
+  EDGE_UNROLL
+  for (size_t width = EDGE_SUM_LANES / 2; width > 0; width /= 2) {
+    EDGE_UNROLL
+    for (size_t l = 0; l < width; ++l) t[l] = vf_add(t[l], t[l + width]);
   }
-  row->scale = (1.0f / vf_largest(largest)) * (bitlinear_compat ? 128.0f : 127.0f);
-  row->step = 1.0f / row->scale;
-  const vf scale = vf_set(row->scale), low = vf_set(bitlinear_compat ? -128.0f : -127.0f);
+  return t[0];
+}
+
+static vf largest_in_rows(size_t rows, vf t[EDGE_TOKEN_BLOCK]) {
+  if (rows < FEW_ROWS) {
+    float largest[EDGE_TOKEN_BLOCK] = {0};
+    for (size_t r = 0; r < rows; ++r) largest[r] = vf_largest(t[r]);
+    return vf_load(largest);
+  }
+  vf_turn(t);
+  EDGE_UNROLL
+  for (size_t width = EDGE_SUM_LANES / 2; width > 0; width /= 2) {
+    EDGE_UNROLL
+    for (size_t l = 0; l < width; ++l) t[l] = vf_larger(t[l], t[l + width]);
+  }
+  return t[0];
+}
+
+EDGE_INLINE void add_rows(const size_t rows, size_t k, const float *x, vf *sum) {
+  for (size_t r = 0; r < rows; ++r) sum[r] = vf_set(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= k; i += 16) {
+    EDGE_UNROLL
+    for (size_t r = 0; r < rows; ++r) sum[r] = vf_add(sum[r], vf_load(x + r * k + i));
+  }
+  if (i == k) return;
+  for (size_t r = 0; r < rows; ++r) sum[r] = vf_add(sum[r], vf_load_first(x + r * k + i, k - i));
+}
+
+/* The squares' sums and the largest of the distances from the means. */
+EDGE_INLINE void spread_of_rows(const size_t rows, size_t k, const float *x, const float *mean, vf *sum, vf *largest) {
+  for (size_t r = 0; r < rows; ++r) sum[r] = largest[r] = vf_set(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= k; i += 16) {
+    EDGE_UNROLL
+    for (size_t r = 0; r < rows; ++r) {
+      const vf d = vf_sub(vf_load(x + r * k + i), vf_set(mean[r]));
+      sum[r] = vf_add(sum[r], vf_mul(d, d));
+      largest[r] = vf_larger(vf_abs(d), largest[r]);
+    }
+  }
+  if (i == k) return;
+  for (size_t r = 0; r < rows; ++r) {
+    const vf d = vf_first(vf_sub(vf_load_first(x + r * k + i, k - i), vf_set(mean[r])), k - i);
+    sum[r] = vf_add(sum[r], vf_mul(d, d));
+    largest[r] = vf_larger(vf_abs(d), largest[r]);
+  }
+}
+
+EDGE_INLINE void largest_of_rows(const size_t rows, size_t k, const float *x, vf *largest) {
+  for (size_t r = 0; r < rows; ++r) largest[r] = vf_set(0.0f);
+  size_t i = 0;
+  for (; i + 16 <= k; i += 16) {
+    EDGE_UNROLL
+    for (size_t r = 0; r < rows; ++r) largest[r] = vf_larger(vf_abs(vf_load(x + r * k + i)), largest[r]);
+  }
+  if (i == k) return;
+  for (size_t r = 0; r < rows; ++r) largest[r] = vf_larger(vf_abs(vf_load_first(x + r * k + i, k - i)), largest[r]);
+}
+
+typedef struct row_quantizer {
+  vf mean, rstd, scale;
+} row_quantizer;
+
+EDGE_INLINE vi code_of(const row_quantizer *q, const bool norm, const bool compat, vf x) {
+  if (norm) x = vf_mul(vf_sub(x, q->mean), q->rstd);
+  return compat ? v_code(x, q->scale, vf_set(-128.0f)) : v_code_within(x, q->scale);
+}
+
+/* One row, zeros behind; returns the sum of its codes, lane by lane. */
+EDGE_INLINE vi code_row(const row_quantizer *q, const bool norm, const bool compat, size_t k, const float *x,
+                        size_t padded, int8_t *codes) {
   vi sum = vi_set(0);
-  for (size_t i = 0; i < whole; i += 16) {
-    const vi code = v_code(vf_mul(vf_sub(vf_load(x + i), mean), rstd), scale, low);
+  size_t i = 0;
+  for (; i + 64 <= k; i += 64) {
+    vi code[4];
+    EDGE_UNROLL
+    for (size_t j = 0; j < 4; ++j) code[j] = code_of(q, norm, compat, vf_load(x + i + 16 * j));
+    sum = vi_add(sum, vi_add(vi_add(code[0], code[1]), vi_add(code[2], code[3])));
+    vi_store_64_codes(codes + i, code[0], code[1], code[2], code[3]);
+  }
+  for (; i + 16 <= k; i += 16) {
+    const vi code = code_of(q, norm, compat, vf_load(x + i));
     sum = vi_add(sum, code);
     vi_store_codes(codes + i, code);
   }
-  if (rest > 0) {
-    const vf last = vf_first(vf_mul(vf_sub(vf_load_first(x + whole, rest), mean), rstd), rest);
-    const vi code = v_code(last, scale, low);
+  if (i < k) {
+    vf last = vf_load_first(x + i, k - i);
+    if (norm) last = vf_first(vf_mul(vf_sub(last, q->mean), q->rstd), k - i); /* not the mean's code */
+    const vi code = code_of(q, false, compat, last);
     int8_t stored[16];
     sum = vi_add(sum, code);
     vi_store_codes(stored, code);
-    memcpy(codes + whole, stored, rest);
+    memcpy(codes + i, stored, k - i);
   }
-  row->sum = vi_fold(sum);
   memset(codes + k, 0, padded - k);
+  return sum;
+}
+
+/* Of so many codes a sum is exact in float. */
+#define EXACT_SUM 131071
+
+static void EDGE_SIMD(quantize)(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
+                                size_t padded, int8_t *codes, edge_row *row) {
+  const bool norm = norm_eps >= 0.0f;
+  const size_t together = rows / QUANTIZE_ROWS * QUANTIZE_ROWS;
+  vf sums[EDGE_TOKEN_BLOCK], largests[EDGE_TOKEN_BLOCK], largest;
+  float means[EDGE_TOKEN_BLOCK], rstds[EDGE_TOKEN_BLOCK], scales[EDGE_TOKEN_BLOCK], steps[EDGE_TOKEN_BLOCK];
+  for (size_t r = 0; r < EDGE_TOKEN_BLOCK; ++r) sums[r] = largests[r] = vf_set(0.0f);
+  if (norm) {
+    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) add_rows(QUANTIZE_ROWS, k, x + r * k, sums + r);
+    for (size_t r = together; r < rows; ++r) add_rows(1, k, x + r * k, sums + r);
+    vf_store(means, vf_div(fold_rows(rows, sums), vf_set((float)k)));
+    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) {
+      spread_of_rows(QUANTIZE_ROWS, k, x + r * k, means + r, sums + r, largests + r);
+    }
+    for (size_t r = together; r < rows; ++r) spread_of_rows(1, k, x + r * k, means + r, sums + r, largests + r);
+    const vf variance = vf_div(fold_rows(rows, sums), vf_set((float)k));
+    const vf rstd = vf_div(vf_set(1.0f), vf_sqrt(vf_add(variance, vf_set(norm_eps))));
+    vf_store(rstds, rstd);
+    largest = vf_mul(largest_in_rows(rows, largests), rstd); /* the largest product: rounding keeps the order */
+  } else {
+    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) largest_of_rows(QUANTIZE_ROWS, k, x + r * k, largests + r);
+    for (size_t r = together; r < rows; ++r) largest_of_rows(1, k, x + r * k, largests + r);
+    largest = largest_in_rows(rows, largests);
+  }
+  largest = vf_larger(largest, vf_set(1e-5f));
+  const vf scale = vf_mul(vf_div(vf_set(1.0f), largest), vf_set(bitlinear_compat ? 128.0f : 127.0f));
+  vf_store(scales, scale);
+  vf_store(steps, vf_div(vf_set(1.0f), scale));
+  for (size_t r = 0; r < rows; ++r) {
+    const row_quantizer q = {vf_set(norm ? means[r] : 0.0f), vf_set(norm ? rstds[r] : 1.0f), vf_set(scales[r])};
+    const float *from = x + r * k;
+    int8_t *to = codes + r * padded;
+    const vi sum = bitlinear_compat ? code_row(&q, true, true, k, from, padded, to)
+                   : norm           ? code_row(&q, true, false, k, from, padded, to)
+                                    : code_row(&q, false, false, k, from, padded, to);
+    row[r] = (edge_row){.scale = scales[r], .step = steps[r], .sum = k > EXACT_SUM ? vi_fold(sum) : 0};
+    sums[r] = vi_to_float(sum);
+  }
+  if (k > EXACT_SUM) return;
+  float totals[EDGE_TOKEN_BLOCK];
+  vf_store(totals, fold_rows(rows, sums));
+  for (size_t r = 0; r < rows; ++r) row[r].sum = (int32_t)totals[r];
 }
 
 /* Sixteen tokens side by side: a lane is a token, so the lanes of each token's sums are sixteen vectors. */
@@ -92,14 +226,13 @@ static void EDGE_SIMD(quantize_columns)(size_t tokens, size_t k, const float *x,
     largest = vf_larger(vf_abs(xhat), largest);
   }
   const vf scale = vf_mul(vf_div(vf_set(1.0f), largest), vf_set(bitlinear_compat ? 128.0f : 127.0f));
-  const vf low = vf_set(bitlinear_compat ? -128.0f : -127.0f);
   vi sum = vi_set(0);
   for (size_t start = 0; start < k; start += 16) {
     const size_t count = k - start < 16 ? k - start : 16;
     int8_t block[16][16]; /* value, token */
     for (size_t i = 0; i < count; ++i) {
       const vf xhat = vf_mul(vf_sub(vf_load_first(x + (start + i) * step, tokens), mean), rstd);
-      const vi code = v_code(xhat, scale, low);
+      const vi code = bitlinear_compat ? v_code(xhat, scale, vf_set(-128.0f)) : v_code_within(xhat, scale);
       sum = vi_add(sum, code);
       vi_store_codes(block[i], code);
     }

@@ -52,24 +52,25 @@ EDGE_INLINE vf v_tanh(vf x) {
   return vf_select(vf_less(a, vf_set(0.625f)), p, v_with_sign_of(y, x));
 }
 
-EDGE_INLINE vf v_erf(vf x) {
-  const vf a = vf_abs(x), z = vf_mul(x, x);
-  vf small = v_poly(vf_set(7.889123e-05f), z, -0.0008020842f);
-  small = v_poly(small, z, 0.0051895357f);
-  small = v_poly(small, z, -0.026854444f);
-  small = v_poly(small, z, 0.112836f);
-  small = v_poly(small, z, -0.37612626f);
-  small = v_poly(small, z, 0.12837917f);
-  small = vf_add(vf_mul(small, x), x);
-  vf p = v_poly(vf_set(0.00018557407f), a, -0.002939608f);
-  p = v_poly(p, a, 0.02180532f);
-  p = v_poly(p, a, -0.10303737f);
-  p = v_poly(p, a, -0.6382257f);
-  p = v_poly(p, a, -1.12704f);
-  p = v_poly(p, a, -0.00035371876f);
-  vf y = vf_sub(vf_set(1.0f), v_exp_down(p)); /* -19 < p < -1.8 where it counts */
-  y = vf_select(vf_less(vf_set(4.0f), a), vf_set(1.0f), y);
-  return vf_select(vf_less(a, vf_set(1.0f)), small, v_with_sign_of(y, x));
+EDGE_INLINE vf v_gelu(vf x) {
+  const vf z = vf_mul(x, x);
+  const vf t = vf_sub(vf_mul(z, vf_set(0.0768935f)), vf_set(1.0f));
+  vf p = vf_set(-0.00070253015f);
+  p = v_poly(p, t, 0.0019090344f);
+  p = v_poly(p, t, -0.0020443501f);
+  p = v_poly(p, t, 0.003265146f);
+  p = v_poly(p, t, -0.008327069f);
+  p = v_poly(p, t, 0.015187641f);
+  p = v_poly(p, t, -0.023179779f);
+  p = v_poly(p, t, 0.03429803f);
+  p = v_poly(p, t, -0.04822144f);
+  p = v_poly(p, t, 0.06355303f);
+  p = v_poly(p, t, -0.08042078f);
+  p = v_poly(p, t, 0.10155766f);
+  p = v_poly(p, t, -0.1380069f);
+  p = v_poly(p, t, 0.27721065f);
+  const vf y = vf_mul(vf_mul(vf_set(0.5f), x), vf_add(vf_mul(p, x), vf_set(1.0f)));
+  return vf_select(vf_less(vf_set(26.01f), z), vf_larger(vf_set(0.0f), x), y);
 }
 
 EDGE_INLINE vf v_clamp(vf x, float low, float high) {
@@ -82,11 +83,8 @@ EDGE_INLINE vf v_one_plus_exp_neg(vf x) { return vf_add(vf_set(1.0f), v_exp(vf_n
 /* `activation` is one of EDGE_ACT_*. */
 EDGE_INLINE vf v_activate(vf x, int activation) {
   switch (activation) {
-    case EDGE_ACT_RELU: return vf_select(vf_less(x, vf_set(0.0f)), vf_set(0.0f), x);
-    case EDGE_ACT_GELU_ERF: {
-      const vf erf = v_erf(vf_mul(x, vf_set(0.70710678f)));
-      return vf_mul(vf_mul(vf_set(0.5f), x), vf_add(vf_set(1.0f), erf));
-    }
+    case EDGE_ACT_RELU: return vf_larger(vf_set(0.0f), x);
+    case EDGE_ACT_GELU_ERF: return v_gelu(x);
     case EDGE_ACT_GELU_TANH: {
       const vf cube = vf_mul(vf_set(0.044715f), vf_mul(vf_mul(x, x), x));
       const vf tanh = v_tanh(vf_mul(vf_set(0.79788456f), vf_add(x, cube)));
@@ -108,3 +106,6 @@ EDGE_INLINE vi v_code(vf x, vf scale, vf low) {
   code = vf_smaller(vf_set(127.0f), vf_larger(low, code)); /* of two, the second where either is NaN */
   return vf_to_int_or_zero(code);
 }
+
+/* The same where scale is 127 / the largest |x|, which no product then leaves by as much as a half. */
+EDGE_INLINE vi v_code_within(vf x, vf scale) { return vf_to_int_or_zero(vf_mul(x, scale)); }
