@@ -128,20 +128,21 @@ typedef struct edge_matrix {
 } edge_matrix;
 
 /* out[r][n] = residual[r][n] + activation(sum over k of a[r][k] * b[n][k] + bias[n]): scalar/f32_gemm.c.
- * Vectorized kernels are fast where b.row_step is 1 (outputs lie side by side) and correct anywhere. */
+ * Vectorized kernels are fast where b.row_step is 1 (outputs lie side by side) or b.step is (an output's factors do, as
+ * those of a linear), and correct anywhere. */
 typedef void (*edge_f32_gemm_fn)(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                                  int activation, const edge_output_view *out);
 
-/* out = (x - mean) * rstd * weight + bias over k values; mean and rstd are also written if not NULL:
- * scalar/f32_layer_norm.c. */
-typedef void (*edge_f32_layer_norm_fn)(size_t k, const float *x, const float *weight, const float *bias, float eps,
-                                       float *out, float *mean, float *rstd);
+/* out = (x - mean) * rstd * weight + bias over each of `rows` <= EDGE_TOKEN_BLOCK rows of k values, which follow each
+ * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. */
+typedef void (*edge_f32_layer_norm_fn)(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
+                                       float eps, float *out, float *mean, float *rstd);
 
 /* out = softmax(x) over k values; all zero where no value is above -inf: scalar/f32_softmax.c. In place if out == x. */
 typedef void (*edge_f32_softmax_fn)(size_t k, const float *x, float *out);
 
-/* best = x > best ? x : best, n times, and x where x is NaN: scalar/f32_keep_larger.c. */
-typedef void (*edge_f32_keep_larger_fn)(size_t n, const float *x, float *best);
+/* out[i] = the largest of x[0][i] … x[count - 1][i]: scalar/f32_largest.c. One of them may be `out`; count >= 1. */
+typedef void (*edge_f32_largest_fn)(size_t n, size_t count, const float *const *x, float *out);
 
 /* One head of attention: scalar/f32_attention.c, and scalar/qd8_attention.c with integer products. */
 typedef struct edge_attention_head {
@@ -179,7 +180,7 @@ typedef struct edge_kernels {
   edge_f32_conv2d_fn f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;
   edge_f32_softmax_fn f32_softmax;
-  edge_f32_keep_larger_fn f32_keep_larger;
+  edge_f32_largest_fn f32_largest;
   edge_attention f32_attention;
   edge_attention qd8_attention;
 } edge_kernels;

@@ -64,9 +64,11 @@ static edge_status run_sequence_pool(edge_call *call) {
   float *score = call->scratch;
   for (size_t b = 0; b < (size_t)x->sizes[0]; ++b) {
     const float *in = (const float *)x->data + b * tokens * width;
+    /* Tokens as outputs, of which vectors take many. */
     const edge_matrix values = {in, width, 1}, weight = {edge_tensor_at(call, 1)->data, width, 1};
-    const edge_output_view scores = {score, NULL, 1, 1};
-    kernels->f32_gemm(tokens, 1, width, values, weight, bias != NULL ? bias->data : NULL, 0, &scores);
+    const edge_output_view scores = {score, NULL, tokens, 1};
+    kernels->f32_gemm(1, tokens, width, weight, values, NULL, 0, &scores);
+    for (size_t t = 0; bias != NULL && t < tokens; ++t) score[t] += *(const float *)bias->data;
     kernels->f32_softmax(tokens, score, score);
     const edge_output_view out = {(float *)edge_tensor_at(call, 3)->data + b * width, NULL, width, 1};
     const edge_matrix columns = {in, 1, width};

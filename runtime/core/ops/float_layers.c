@@ -12,6 +12,9 @@
 
 enum { X, WEIGHT, BIAS };
 
+/* What a fast core does in a nanosecond; see edge_threads_for. */
+#define MACS_A_NANOSECOND 30.0
+
 /* Where the other arguments are; 0 for those that an operator does not have. */
 typedef struct layout {
   uint32_t residual, stride, groups, activation, out;
@@ -59,13 +62,43 @@ static edge_status check_linear(edge_call *call, const layout *at) {
   return check_rest(call, at, sizes, x->rank, weight->sizes[0], weight->sizes[1]);
 }
 
+/* What the tasks of a linear share. */
+typedef struct linear {
+  const edge_kernels *kernels;
+  size_t rows, n, k, columns; /* outputs of a task */
+  const float *x, *weight, *bias, *residual;
+  int activation;
+  float *out;
+} linear;
+
+static void multiply(void *context, size_t task, size_t thread) {
+  (void)thread;
+  const linear *own = context;
+  const size_t first = task * own->columns, left = own->n - first;
+  const edge_output_view out = {own->out + first, own->residual != NULL ? own->residual + first : NULL, own->n, 1};
+  own->kernels->f32_gemm(own->rows, left < own->columns ? left : own->columns, own->k,
+                         (edge_matrix){own->x, own->k, 1}, (edge_matrix){own->weight + first * own->k, own->k, 1},
+                         own->bias != NULL ? own->bias + first : NULL, own->activation, &out);
+}
+
 static edge_status run_linear(edge_call *call, const layout *at) {
   const edge_tensor *x = edge_tensor_at(call, X), *weight = edge_tensor_at(call, WEIGHT);
-  const size_t n = (size_t)weight->sizes[0], k = (size_t)weight->sizes[1];
-  const edge_output_view out = {edge_tensor_at(call, at->out)->data, residual_of(call, at), n, 1};
-  call->kernels->f32_gemm((size_t)edge_product(x->sizes, 0, x->rank - 1u), n, k, (edge_matrix){x->data, k, 1},
-                                  (edge_matrix){weight->data, k, 1}, floats(edge_optional_tensor_at(call, BIAS)),
-                                  activation_of(call, at), &out);
+  linear own = {
+      .kernels = call->kernels,
+      .rows = (size_t)edge_product(x->sizes, 0, x->rank - 1u),
+      .n = (size_t)weight->sizes[0],
+      .k = (size_t)weight->sizes[1],
+      .x = x->data,
+      .weight = weight->data,
+      .bias = floats(edge_optional_tensor_at(call, BIAS)),
+      .residual = residual_of(call, at),
+      .activation = activation_of(call, at),
+      .out = edge_tensor_at(call, at->out)->data,
+  };
+  edge_threads *threads = edge_threads_for(call, (double)call->macs / MACS_A_NANOSECOND);
+  const size_t tasks = edge_thread_count(threads) > 1 ? 4 * edge_thread_count(threads) : 1;
+  own.columns = ((own.n + tasks - 1) / tasks + EDGE_SUM_LANES - 1) / EDGE_SUM_LANES * EDGE_SUM_LANES;
+  if (own.n > 0) edge_parallel(threads, (own.n + own.columns - 1) / own.columns, multiply, &own);
   return EDGE_OK;
 }
 

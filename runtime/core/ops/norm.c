@@ -7,6 +7,32 @@
 
 static const float *floats(const edge_tensor *tensor) { return tensor != NULL ? tensor->data : NULL; }
 
+/* Values that a fast core normalizes in a nanosecond; see edge_threads_for. */
+#define VALUES_A_NANOSECOND 4.0
+
+/* Rows of one layer norm; mean and rstd may be NULL. */
+typedef struct layer {
+  const edge_kernels *kernels;
+  size_t rows, k;
+  const float *x, *weight, *bias;
+  float eps;
+  float *out, *mean, *rstd;
+} layer;
+
+static void normalize_block(void *context, size_t block, size_t thread) {
+  (void)thread;
+  const layer *own = context;
+  const size_t first = block * EDGE_TOKEN_BLOCK, left = own->rows - first, at = first * own->k;
+  own->kernels->f32_layer_norm(left < EDGE_TOKEN_BLOCK ? left : EDGE_TOKEN_BLOCK, own->k, own->x + at, own->weight,
+                               own->bias, own->eps, own->out + at, own->mean != NULL ? own->mean + first : NULL,
+                               own->rstd != NULL ? own->rstd + first : NULL);
+}
+
+static void normalize_rows(const edge_call *call, layer *own) {
+  edge_threads *threads = edge_threads_for(call, (double)own->rows * (double)own->k / VALUES_A_NANOSECOND);
+  edge_parallel(threads, (own->rows + EDGE_TOKEN_BLOCK - 1) / EDGE_TOKEN_BLOCK, normalize_block, own);
+}
+
 /* --- edge::layer_norm ------------------------------------------------------------------------------------------ */
 
 static edge_status check_layer_norm(edge_call *call) {
@@ -26,14 +52,17 @@ static edge_status check_layer_norm(edge_call *call) {
 
 static edge_status run_layer_norm(edge_call *call) {
   const edge_tensor *x = edge_tensor_at(call, 0);
-  const size_t k = (size_t)x->sizes[x->rank - 1], rows = (size_t)edge_product(x->sizes, 0, x->rank - 1u);
-  const float *in = x->data;
-  float *out = edge_tensor_at(call, 4)->data;
-  for (size_t r = 0; r < rows; ++r) {
-    call->kernels->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 1)),
-                                          floats(edge_optional_tensor_at(call, 2)), (float)edge_real_at(call, 3),
-                                          out + r * k, NULL, NULL);
-  }
+  layer own = {
+      .kernels = call->kernels,
+      .rows = (size_t)edge_product(x->sizes, 0, x->rank - 1u),
+      .k = (size_t)x->sizes[x->rank - 1],
+      .x = x->data,
+      .weight = floats(edge_optional_tensor_at(call, 1)),
+      .bias = floats(edge_optional_tensor_at(call, 2)),
+      .eps = (float)edge_real_at(call, 3),
+      .out = edge_tensor_at(call, 4)->data,
+  };
+  normalize_rows(call, &own);
   return EDGE_OK;
 }
 
@@ -65,15 +94,19 @@ static edge_status check_native_layer_norm(edge_call *call) {
 static edge_status run_native_layer_norm(edge_call *call) {
   const edge_tensor *x = edge_tensor_at(call, 0);
   const uint32_t lead = x->rank - call->args[1]->count;
-  const size_t k = (size_t)edge_product(x->sizes, lead, x->rank), rows = (size_t)edge_product(x->sizes, 0, lead);
-  const float *in = x->data;
-  float *out = edge_tensor_at(call, 5)->data, *mean = edge_tensor_at(call, 6)->data;
-  float *rstd = edge_tensor_at(call, 7)->data;
-  for (size_t r = 0; r < rows; ++r) {
-    call->kernels->f32_layer_norm(k, in + r * k, floats(edge_optional_tensor_at(call, 2)),
-                                          floats(edge_optional_tensor_at(call, 3)), (float)edge_real_at(call, 4),
-                                          out + r * k, mean + r, rstd + r);
-  }
+  layer own = {
+      .kernels = call->kernels,
+      .rows = (size_t)edge_product(x->sizes, 0, lead),
+      .k = (size_t)edge_product(x->sizes, lead, x->rank),
+      .x = x->data,
+      .weight = floats(edge_optional_tensor_at(call, 2)),
+      .bias = floats(edge_optional_tensor_at(call, 3)),
+      .eps = (float)edge_real_at(call, 4),
+      .out = edge_tensor_at(call, 5)->data,
+      .mean = edge_tensor_at(call, 6)->data,
+      .rstd = edge_tensor_at(call, 7)->data,
+  };
+  normalize_rows(call, &own);
   return EDGE_OK;
 }
 

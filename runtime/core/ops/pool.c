@@ -111,6 +111,34 @@ typedef struct max_job {
   int64_t planes; /* a task */
 } max_job;
 
+/* The largest of vectors that are named one after the other, some at a time. */
+enum { VECTORS_AT_ONCE = 16 };
+typedef struct largest {
+  const edge_kernels *kernels;
+  size_t n;
+  float *out;
+  const float *vectors[VECTORS_AT_ONCE];
+  size_t count;
+  bool begun; /* what came before is in `out` */
+} largest;
+
+static void flush(largest *own) {
+  own->kernels->f32_largest(own->n, own->count, own->vectors, own->out);
+  own->vectors[0] = own->out;
+  own->count = 1;
+  own->begun = true;
+}
+
+static void add(largest *own, const float *vector) {
+  if (own->count == VECTORS_AT_ONCE) flush(own);
+  own->vectors[own->count++] = vector;
+}
+
+static void finish(largest *own) {
+  if (own->count > (own->begun ? 1u : 0u)) flush(own);
+  for (size_t i = 0; !own->begun && i < own->n; ++i) own->out[i] = -INFINITY; /* a window all in the padding */
+}
+
 /* One row of outputs: first down the rows of its windows, then across, where the columns that all windows have at the
  * same place lie side by side. */
 static void max_row(const edge_kernels *kernels, const pooling *pool, const float *x, int32_t oy, float *line,
@@ -121,10 +149,9 @@ static void max_row(const edge_kernels *kernels, const pooling *pool, const floa
   const window rows = window_at(pool, 0, oy);
   for (size_t i = 0; i < span; ++i) line[i] = -INFINITY;
   if (padding < span) {
-    const size_t inside = span - padding < width ? span - padding : width;
-    for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
-      kernels->f32_keep_larger(inside, x + (size_t)y * width, line + padding);
-    }
+    largest own = {.kernels = kernels, .n = span - padding < width ? span - padding : width, .out = line + padding};
+    for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) add(&own, x + (size_t)y * width);
+    finish(&own);
   }
   float *phases = line + span;
   if (stride == 1) {
@@ -134,11 +161,12 @@ static void max_row(const edge_kernels *kernels, const pooling *pool, const floa
       for (size_t i = 0; i * stride + p < span; ++i) phases[p * phase + i] = line[i * stride + p];
     }
   }
-  for (size_t i = 0; i < columns; ++i) out[i] = -INFINITY;
+  largest own = {.kernels = kernels, .n = columns, .out = out};
   for (size_t k = 0; k < (size_t)pool->kernel[1]; ++k) {
     const size_t at = k * (size_t)pool->dilation[1];
-    kernels->f32_keep_larger(columns, phases + at % stride * phase + at / stride, out);
+    add(&own, phases + at % stride * phase + at / stride);
   }
+  finish(&own);
 }
 
 /* One row of outputs of an image with its channels last: all channels of a pixel at a time. */
@@ -147,13 +175,13 @@ static void max_pixels(const edge_kernels *kernels, const pooling *pool, size_t 
   const window rows = window_at(pool, 0, oy);
   for (int32_t ox = 0; ox < pool->out_size[1]; ++ox, out += pixel_step) {
     const window columns = window_at(pool, 1, ox);
-    float *best = channel_step == 1 ? out : line;
-    for (size_t c = 0; c < channels; ++c) best[c] = -INFINITY;
+    largest own = {.kernels = kernels, .n = channels, .out = channel_step == 1 ? out : line};
     for (int64_t i = columns.first; i < columns.end; i += pool->dilation[1]) {
       for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
-        kernels->f32_keep_larger(channels, x + (size_t)(y * pool->size[1] + i) * channels, best);
+        add(&own, x + (size_t)(y * pool->size[1] + i) * channels);
       }
     }
+    finish(&own);
     if (channel_step == 1) continue;
     for (size_t c = 0; c < channels; ++c) out[c * channel_step] = line[c];
   }

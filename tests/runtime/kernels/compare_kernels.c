@@ -295,19 +295,21 @@ static bool float_gemm(const edge_kernels *tested) {
 }
 
 static bool layer_norm(const edge_kernels *tested) {
+  const size_t rows = one_in(2) ? EDGE_TOKEN_BLOCK : between(1, EDGE_TOKEN_BLOCK);
   const size_t k = length(one_in(8) ? 2000 : 300);
-  const float *x = random_floats(k, true);
+  const float *x = random_floats(rows * k, true);
   const float *weight = one_in(3) ? NULL : random_floats(k, false), *bias = one_in(3) ? NULL : random_floats(k, false);
   const float eps = one_in(2) ? 1e-5f : positive(-40, 0);
   const bool moments = one_in(2);
-  float *expected, *got, mean[2] = {0}, rstd[2] = {0};
-  const size_t compared = output_pair(k, &expected, &got);
-  SHAPE("k %zu%s%s, eps %a", k, weight != NULL ? ", weight" : "", bias != NULL ? ", bias" : "", (double)eps);
-  scalar->f32_layer_norm(k, x, weight, bias, eps, expected, moments ? &mean[0] : NULL, moments ? &rstd[0] : NULL);
-  tested->f32_layer_norm(k, x, weight, bias, eps, got, moments ? &mean[1] : NULL, moments ? &rstd[1] : NULL);
+  float *expected, *got, mean[2][EDGE_TOKEN_BLOCK] = {{0}}, rstd[2][EDGE_TOKEN_BLOCK] = {{0}};
+  const size_t compared = output_pair(rows * k, &expected, &got);
+  SHAPE("rows %zu, k %zu%s%s, eps %a", rows, k, weight != NULL ? ", weight" : "", bias != NULL ? ", bias" : "",
+        (double)eps);
+  scalar->f32_layer_norm(rows, k, x, weight, bias, eps, expected, moments ? mean[0] : NULL, moments ? rstd[0] : NULL);
+  tested->f32_layer_norm(rows, k, x, weight, bias, eps, got, moments ? mean[1] : NULL, moments ? rstd[1] : NULL);
   compare_floats("output", compared, expected, got);
-  compare_floats("mean", 1, &mean[0], &mean[1]);
-  compare_floats("rstd", 1, &rstd[0], &rstd[1]);
+  compare_floats("mean", EDGE_TOKEN_BLOCK, mean[0], mean[1]);
+  compare_floats("rstd", EDGE_TOKEN_BLOCK, rstd[0], rstd[1]);
   return true;
 }
 
@@ -319,16 +321,22 @@ static void hide(float *values, size_t count) {
   }
 }
 
-static bool keep_larger(const edge_kernels *tested) {
-  const size_t n = length(300);
-  const float *x = random_floats(n, true), *old = random_floats(n, true);
+static bool largest(const edge_kernels *tested) {
+  const size_t n = length(300), count = between(1, 12);
+  const float *x[12];
   float *expected, *got;
   const size_t compared = output_pair(n, &expected, &got);
-  SHAPE("n %zu", n);
-  memcpy(expected, old, n * sizeof(float));
-  memcpy(got, old, n * sizeof(float));
-  scalar->f32_keep_larger(n, x, expected);
-  tested->f32_keep_larger(n, x, got);
+  for (size_t j = 0; j < count; ++j) x[j] = random_floats(n, true);
+  const bool in_place = one_in(3);
+  SHAPE("n %zu, count %zu%s", n, count, in_place ? ", in place" : "");
+  if (in_place) {
+    memcpy(expected, x[0], n * sizeof(float));
+    memcpy(got, x[0], n * sizeof(float));
+    x[0] = expected;
+  }
+  scalar->f32_largest(n, count, x, expected);
+  if (in_place) x[0] = got;
+  tested->f32_largest(n, count, x, got);
   compare_floats("output", compared, expected, got);
   return true;
 }
@@ -406,7 +414,7 @@ static const kernel kernels[] = {
     {"f32_conv2d", float_conv},
     {"f32_layer_norm", layer_norm},
     {"f32_softmax", softmax},
-    {"f32_keep_larger", keep_larger},
+    {"f32_largest", largest},
     {"f32_attention", attention},
     {"qd8_attention", integer_attention},
 };
@@ -426,7 +434,7 @@ static bool shared_with_scalar(const edge_kernels *t, size_t i) {
       t->f32_conv2d == scalar->f32_conv2d,
       t->f32_layer_norm == scalar->f32_layer_norm,
       t->f32_softmax == scalar->f32_softmax,
-      t->f32_keep_larger == scalar->f32_keep_larger,
+      t->f32_largest == scalar->f32_largest,
       t->f32_attention.run == scalar->f32_attention.run,
       t->qd8_attention.run == scalar->qd8_attention.run,
   };

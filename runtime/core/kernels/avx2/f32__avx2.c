@@ -14,6 +14,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 #include "kernels/simd/f32_rows.h"
 /* which attention builds on */
 #include "kernels/simd/f32_product.h"
+/* likewise */
+#include "kernels/simd/f32_gemm.h"
 
 EDGE_TARGET_END
 
@@ -29,7 +31,7 @@ const edge_kernels edge_kernels_avx2 = {
     .f32_conv2d = edge_f32_conv2d__scalar,
     .f32_layer_norm = layer_norm__avx2,
     .f32_softmax = softmax__avx2,
-    .f32_keep_larger = keep_larger__avx2,
+    .f32_largest = largest__avx2,
     .f32_attention = {attention_scratch_bytes__avx2, attention__avx2},
     .qd8_attention = EDGE_ATTENTION(avx2),
 };

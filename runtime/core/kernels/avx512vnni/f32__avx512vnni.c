@@ -14,6 +14,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 #include "kernels/simd/f32_rows.h"
 /* which attention builds on */
 #include "kernels/simd/f32_product.h"
+/* likewise */
+#include "kernels/simd/f32_gemm.h"
 
 EDGE_TARGET_END
 
@@ -29,7 +31,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .f32_conv2d = edge_f32_conv2d__scalar,
     .f32_layer_norm = layer_norm__avx512vnni,
     .f32_softmax = softmax__avx512vnni,
-    .f32_keep_larger = keep_larger__avx512vnni,
+    .f32_largest = largest__avx512vnni,
     .f32_attention = {attention_scratch_bytes__avx512vnni, attention__avx512vnni},
     .qd8_attention = EDGE_ATTENTION(avx512vnni),
 };

@@ -14,6 +14,8 @@
 #include "kernels/simd/f32_rows.h"
 /* which attention builds on */
 #include "kernels/simd/f32_product.h"
+/* likewise */
+#include "kernels/simd/f32_gemm.h"
 
 #define EDGE_FLOATS                                                            \
   .f32_qd8_quantize = quantize__neon,                                          \
@@ -21,7 +23,7 @@
   .f32_gemm = gemm__neon,                                                      \
   .f32_layer_norm = layer_norm__neon,                                          \
   .f32_softmax = softmax__neon,                                                \
-  .f32_keep_larger = keep_larger__neon,                                        \
+  .f32_largest = largest__neon,                                                \
   .f32_attention = {attention_scratch_bytes__neon, attention__neon}
 #define EDGE_CONVOLUTION(isa) EDGE_CONV2D(isa)
 #else
@@ -32,7 +34,7 @@
   .f32_gemm = edge_f32_gemm__scalar,                                           \
   .f32_layer_norm = edge_f32_layer_norm__scalar,                               \
   .f32_softmax = edge_f32_softmax__scalar,                                     \
-  .f32_keep_larger = edge_f32_keep_larger__scalar,                             \
+  .f32_largest = edge_f32_largest__scalar,                                     \
   .f32_attention = {edge_f32_attention_scratch__scalar, edge_f32_attention__scalar}
 #define EDGE_CONVOLUTION(isa)                                                  \
   {                                                                            \

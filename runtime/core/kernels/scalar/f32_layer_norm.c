@@ -1,4 +1,4 @@
-/* Layer normalization of one row.
+/* Layer normalization, row by row.
  *
  *   out = (x - mean) * rstd, then * weight, then + bias;  rstd = 1 / sqrtf(variance + eps)
  *
@@ -6,16 +6,18 @@
  */
 #include "kernels/scalar/scalar.h"
 
-void edge_f32_layer_norm__scalar(size_t k, const float *x, const float *weight, const float *bias, float eps,
-                                 float *out, float *mean, float *rstd) {
-  float center, factor;
-  edge_f32_moments__scalar(k, x, 1, eps, &center, &factor);
-  for (size_t i = 0; i < k; ++i) {
-    float y = (x[i] - center) * factor;
-    if (weight != NULL) y *= weight[i];
-    if (bias != NULL) y += bias[i];
-    out[i] = y;
+void edge_f32_layer_norm__scalar(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
+                                 float eps, float *out, float *mean, float *rstd) {
+  for (size_t r = 0; r < rows; ++r, x += k, out += k) {
+    float center, factor;
+    edge_f32_moments__scalar(k, x, 1, eps, &center, &factor);
+    for (size_t i = 0; i < k; ++i) {
+      float y = (x[i] - center) * factor;
+      if (weight != NULL) y *= weight[i];
+      if (bias != NULL) y += bias[i];
+      out[i] = y;
+    }
+    if (mean != NULL) mean[r] = center;
+    if (rstd != NULL) rstd[r] = factor;
   }
-  if (mean != NULL) *mean = center;
-  if (rstd != NULL) *rstd = factor;
 }

@@ -15,7 +15,7 @@ const edge_kernels edge_kernels_scalar = {
     .f32_conv2d = edge_f32_conv2d__scalar,
     .f32_layer_norm = edge_f32_layer_norm__scalar,
     .f32_softmax = edge_f32_softmax__scalar,
-    .f32_keep_larger = edge_f32_keep_larger__scalar,
+    .f32_largest = edge_f32_largest__scalar,
     .f32_attention = {edge_f32_attention_scratch__scalar, edge_f32_attention__scalar},
     .qd8_attention = {edge_qd8_attention_scratch__scalar, edge_qd8_attention__scalar},
 };

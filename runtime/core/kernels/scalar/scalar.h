@@ -21,9 +21,9 @@ void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_
                            int activation, const edge_output_view *out);
 void edge_f32_conv2d__scalar(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
                              int activation, float *out, const float *residual);
-void edge_f32_layer_norm__scalar(size_t k, const float *x, const float *weight, const float *bias, float eps,
-                                 float *out, float *mean, float *rstd);
-void edge_f32_keep_larger__scalar(size_t n, const float *x, float *best);
+void edge_f32_layer_norm__scalar(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
+                                 float eps, float *out, float *mean, float *rstd);
+void edge_f32_largest__scalar(size_t n, size_t count, const float *const *x, float *out);
 void edge_f32_softmax__scalar(size_t k, const float *x, float *out);
 size_t edge_f32_attention_scratch__scalar(size_t keys, size_t depth);
 void edge_f32_attention__scalar(const edge_attention_head *head, size_t first, size_t last);

@@ -1,5 +1,5 @@
-/* Products of float matrices whose second factor has its columns side by side, and what is built on them: f32_gemm and
- * attention. A tile of sums stays in registers over the whole depth; each sum adds its products in order from 0. */
+/* Products of float matrices whose second factor has its columns side by side, and what is built on them: attention
+ * here, f32_gemm.h. A tile of sums stays in registers over the whole depth; each sum adds its products in order from 0. */
 
 /* sums[r][v] = sum over i < depth of a[r * a_row + i * a_step] * b[i * b_step + 16 * v], of the last vector the first
  * `lanes` lanes. */
@@ -79,30 +79,6 @@ static void v_product(const product *p, size_t rows, size_t n) {
     }
     for (size_t v = 0; o + v < n; v += 16) {
       v_tiles_of_rows(1, p, rows, n - o - v < 16 ? n - o - v : 16, b + v, p->out + o + v);
-    }
-  }
-}
-
-/* --- scalar/f32_gemm.c ------------------------------------------------------------------------------------------ */
-
-static void EDGE_SIMD(gemm)(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
-                            int activation, const edge_output_view *out) {
-  if (b.row_step != 1 || out->step != 1) {
-    edge_f32_gemm__scalar(rows, n, k, a, b, bias, activation, out);
-    return;
-  }
-  const product p = {k, a.data, a.row_step, a.step, b.data, EDGE_TILE_COLUMNS, b.step, out->data, out->row_step};
-  v_product(&p, rows, n);
-  if (bias == NULL && activation == EDGE_ACT_NONE && out->residual == NULL) return;
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t o = 0; o < n; o += 16) {
-      const size_t lanes = n - o < 16 ? n - o : 16;
-      float *to = out->data + r * out->row_step + o;
-      vf y = vf_load_first(to, lanes);
-      if (bias != NULL) y = vf_add(y, vf_load_first(bias + o, lanes));
-      y = v_activate(y, activation);
-      if (out->residual != NULL) y = vf_add(vf_load_first(out->residual + r * out->row_step + o, lanes), y);
-      vf_store_first(to, y, lanes);
     }
   }
 }

@@ -1,35 +1,11 @@
 /* scalar/f32_qd8_quantize.c and the moments of scalar/f32_layer_norm.c over sixteen lanes. */
 
-typedef struct moments {
-  float mean, rstd;
-} moments;
-
-EDGE_INLINE moments v_moments(size_t k, const float *x, float eps) {
-  const size_t whole = k / 16 * 16, rest = k - whole;
-  vf sum = vf_set(0.0f);
-  for (size_t i = 0; i < whole; i += 16) sum = vf_add(sum, vf_load(x + i));
-  if (rest > 0) sum = vf_add(sum, vf_load_first(x + whole, rest));
-  const float mean = vf_fold(sum) / (float)k;
-  const vf center = vf_set(mean);
-  sum = vf_set(0.0f);
-  for (size_t i = 0; i < whole; i += 16) {
-    const vf d = vf_sub(vf_load(x + i), center);
-    sum = vf_add(sum, vf_mul(d, d));
-  }
-  if (rest > 0) {
-    const vf d = vf_first(vf_sub(vf_load_first(x + whole, rest), center), rest);
-    sum = vf_add(sum, vf_mul(d, d));
-  }
-  const float variance = vf_fold(sum) / (float)k;
-  return (moments){mean, 1.0f / sqrtf(variance + eps)};
-}
-
-/* Sixteen rows are quantized side by side. In a pass over their values a few rows go together, so that none waits for
+/* Sixteen rows are worked on side by side. In a pass over their values a few rows go together, so that none waits for
  * its own last addition; a row's sixteen lanes are then folded for all rows at once, after vf_turn has made a row of
  * each lane and a lane of each row. */
 
 /* Rows that go together. */
-#define QUANTIZE_ROWS 4
+#define ROWS_TOGETHER 4
 
 /* Fewer rows are folded one by one: turning sixteen vectors takes longer. */
 #define FEW_ROWS 4
@@ -96,6 +72,24 @@ EDGE_INLINE void spread_of_rows(const size_t rows, size_t k, const float *x, con
   }
 }
 
+/* Of each of `rows` <= EDGE_TOKEN_BLOCK rows; the largest distance from its mean only where `largest` is not NULL. */
+EDGE_INLINE void moments_of_rows(size_t rows, size_t k, const float *x, float eps, float *mean, float *rstd,
+                                 float *largest) {
+  const size_t together = rows / ROWS_TOGETHER * ROWS_TOGETHER;
+  vf sums[EDGE_TOKEN_BLOCK], largests[EDGE_TOKEN_BLOCK];
+  for (size_t r = 0; r < EDGE_TOKEN_BLOCK; ++r) sums[r] = largests[r] = vf_set(0.0f);
+  for (size_t r = 0; r < together; r += ROWS_TOGETHER) add_rows(ROWS_TOGETHER, k, x + r * k, sums + r);
+  for (size_t r = together; r < rows; ++r) add_rows(1, k, x + r * k, sums + r);
+  vf_store(mean, vf_div(fold_rows(rows, sums), vf_set((float)k)));
+  for (size_t r = 0; r < together; r += ROWS_TOGETHER) {
+    spread_of_rows(ROWS_TOGETHER, k, x + r * k, mean + r, sums + r, largests + r);
+  }
+  for (size_t r = together; r < rows; ++r) spread_of_rows(1, k, x + r * k, mean + r, sums + r, largests + r);
+  const vf variance = vf_div(fold_rows(rows, sums), vf_set((float)k));
+  vf_store(rstd, vf_div(vf_set(1.0f), vf_sqrt(vf_add(variance, vf_set(eps)))));
+  if (largest != NULL) vf_store(largest, largest_in_rows(rows, largests));
+}
+
 EDGE_INLINE void largest_of_rows(const size_t rows, size_t k, const float *x, vf *largest) {
   for (size_t r = 0; r < rows; ++r) largest[r] = vf_set(0.0f);
   size_t i = 0;
@@ -152,26 +146,17 @@ EDGE_INLINE vi code_row(const row_quantizer *q, const bool norm, const bool comp
 static void EDGE_SIMD(quantize)(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
                                 size_t padded, int8_t *codes, edge_row *row) {
   const bool norm = norm_eps >= 0.0f;
-  const size_t together = rows / QUANTIZE_ROWS * QUANTIZE_ROWS;
-  vf sums[EDGE_TOKEN_BLOCK], largests[EDGE_TOKEN_BLOCK], largest;
+  vf sums[EDGE_TOKEN_BLOCK], largest;
   float means[EDGE_TOKEN_BLOCK], rstds[EDGE_TOKEN_BLOCK], scales[EDGE_TOKEN_BLOCK], steps[EDGE_TOKEN_BLOCK];
-  for (size_t r = 0; r < EDGE_TOKEN_BLOCK; ++r) sums[r] = largests[r] = vf_set(0.0f);
+  for (size_t r = 0; r < EDGE_TOKEN_BLOCK; ++r) sums[r] = vf_set(0.0f);
   if (norm) {
-    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) add_rows(QUANTIZE_ROWS, k, x + r * k, sums + r);
-    for (size_t r = together; r < rows; ++r) add_rows(1, k, x + r * k, sums + r);
-    vf_store(means, vf_div(fold_rows(rows, sums), vf_set((float)k)));
-    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) {
-      spread_of_rows(QUANTIZE_ROWS, k, x + r * k, means + r, sums + r, largests + r);
-    }
-    for (size_t r = together; r < rows; ++r) spread_of_rows(1, k, x + r * k, means + r, sums + r, largests + r);
-    const vf variance = vf_div(fold_rows(rows, sums), vf_set((float)k));
-    const vf rstd = vf_div(vf_set(1.0f), vf_sqrt(vf_add(variance, vf_set(norm_eps))));
-    vf_store(rstds, rstd);
-    largest = vf_mul(largest_in_rows(rows, largests), rstd); /* the largest product: rounding keeps the order */
+    moments_of_rows(rows, k, x, norm_eps, means, rstds, scales);
+    largest = vf_mul(vf_load(scales), vf_load(rstds)); /* the largest product: rounding keeps the order */
   } else {
-    for (size_t r = 0; r < together; r += QUANTIZE_ROWS) largest_of_rows(QUANTIZE_ROWS, k, x + r * k, largests + r);
-    for (size_t r = together; r < rows; ++r) largest_of_rows(1, k, x + r * k, largests + r);
-    largest = largest_in_rows(rows, largests);
+    const size_t together = rows / ROWS_TOGETHER * ROWS_TOGETHER;
+    for (size_t r = 0; r < together; r += ROWS_TOGETHER) largest_of_rows(ROWS_TOGETHER, k, x + r * k, sums + r);
+    for (size_t r = together; r < rows; ++r) largest_of_rows(1, k, x + r * k, sums + r);
+    largest = largest_in_rows(rows, sums);
   }
   largest = vf_larger(largest, vf_set(1e-5f));
   const vf scale = vf_mul(vf_div(vf_set(1.0f), largest), vf_set(bitlinear_compat ? 128.0f : 127.0f));

@@ -1,18 +1,30 @@
-/* scalar/f32_layer_norm.c, f32_softmax.c and f32_keep_larger.c over sixteen lanes. */
+/* scalar/f32_layer_norm.c, f32_softmax.c and f32_largest.c over sixteen lanes. */
 
-static void EDGE_SIMD(layer_norm)(size_t k, const float *x, const float *weight, const float *bias, float eps,
-                                  float *out, float *mean, float *rstd) {
-  const moments norm = v_moments(k, x, eps);
-  const vf center = vf_set(norm.mean), factor = vf_set(norm.rstd);
-  for (size_t i = 0; i < k; i += 16) {
-    const size_t n = k - i < 16 ? k - i : 16;
-    vf y = vf_mul(vf_sub(vf_load_first(x + i, n), center), factor);
-    if (weight != NULL) y = vf_mul(y, vf_load_first(weight + i, n));
-    if (bias != NULL) y = vf_add(y, vf_load_first(bias + i, n));
-    vf_store_first(out + i, y, n);
+static void EDGE_SIMD(layer_norm)(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
+                                  float eps, float *out, float *mean, float *rstd) {
+  float center[EDGE_TOKEN_BLOCK], factor[EDGE_TOKEN_BLOCK];
+  moments_of_rows(rows, k, x, eps, center, factor, NULL);
+  for (size_t r = 0; r < rows; ++r) {
+    const float *from = x + r * k;
+    float *to = out + r * k;
+    const vf middle = vf_set(center[r]), scale = vf_set(factor[r]);
+    size_t i = 0;
+    if (weight != NULL && bias != NULL) {
+      for (; i + 16 <= k; i += 16) {
+        const vf y = vf_mul(vf_sub(vf_load(from + i), middle), scale);
+        vf_store(to + i, vf_add(vf_mul(y, vf_load(weight + i)), vf_load(bias + i)));
+      }
+    }
+    for (; i < k; i += 16) {
+      const size_t n = k - i < 16 ? k - i : 16;
+      vf y = vf_mul(vf_sub(vf_load_first(from + i, n), middle), scale);
+      if (weight != NULL) y = vf_mul(y, vf_load_first(weight + i, n));
+      if (bias != NULL) y = vf_add(y, vf_load_first(bias + i, n));
+      vf_store_first(to + i, y, n);
+    }
   }
-  if (mean != NULL) *mean = norm.mean;
-  if (rstd != NULL) *rstd = norm.rstd;
+  if (mean != NULL) memcpy(mean, center, rows * sizeof(float));
+  if (rstd != NULL) memcpy(rstd, factor, rows * sizeof(float));
 }
 
 static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
@@ -43,10 +55,17 @@ static void EDGE_SIMD(softmax)(size_t k, const float *x, float *out) {
   for (size_t i = whole; i < k; ++i) out[i] *= scale;
 }
 
-static void EDGE_SIMD(keep_larger)(size_t n, const float *x, float *best) {
-  for (size_t i = 0; i < n; i += 16) {
-    const size_t some = n - i < 16 ? n - i : 16;
-    const vf new = vf_load_first(x + i, some), old = vf_load_first(best + i, some);
-    vf_store_first(best + i, vf_select(vm_either(vf_less(old, new), vf_nan(new)), new, old), some);
+EDGE_INLINE vf larger_or_nan(vf x, vf best) { return vf_select(vf_nan(x), x, vf_larger(x, best)); }
+
+static void EDGE_SIMD(largest)(size_t n, size_t count, const float *const *x, float *out) {
+  size_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    vf best = vf_load(x[0] + i);
+    for (size_t j = 1; j < count; ++j) best = larger_or_nan(vf_load(x[j] + i), best);
+    vf_store(out + i, best);
   }
+  if (i == n) return;
+  vf best = vf_load_first(x[0] + i, n - i);
+  for (size_t j = 1; j < count; ++j) best = larger_or_nan(vf_load_first(x[j] + i, n - i), best);
+  vf_store_first(out + i, best, n - i);
 }
