@@ -12,31 +12,37 @@ from results import options, write
 
 from edge.export.models import registry
 from edge.export.peers.compare import Comparison, compare_untrained
-from edge.export.peers.forms import PEERS, TERNARY, Architecture, select
+from edge.export.peers.forms import INT8_ATTENTION, PEERS, TERNARY, Architecture, select
 from edge.sdk.console import format_ratio, format_seconds, format_share, print_table, progress
 from edge.sdk.plots import plot_ratios
 
 SHAPES = {"cct_7_3x1": (3, 32, 32), "cct_2_3x2": (3, 32, 32), "ds_cnn": (1, 49, 40)}
 
 
-def measure(name: str, engines: list[str], rounds: int, threads: int) -> Comparison:
+def measure(name: str, engines: list[str], rounds: int, threads: int, int8_attention: bool) -> Comparison:
     """One model beside all forms of the engines named."""
     info = registry()[name]
     shape = SHAPES.get(name, info.input_shape)
     architecture = Architecture(name, {"num_classes": info.num_classes, "input_shape": list(shape)}, (1, *shape))
     forms = [*(TERNARY[engine] for engine in engines if engine in TERNARY), *select(engines)]
-    return compare_untrained(architecture, forms, rounds, threads, progress())
+    core = INT8_ATTENTION if int8_attention else TERNARY["core"]
+    return compare_untrained(architecture, forms, rounds, threads, progress(), core)
 
 
 def main() -> None:
     parser = options(__doc__, rounds=30)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=sorted(registry()), metavar="MODEL")
     parser.add_argument("--against", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="ENGINE")
+    parser.add_argument(
+        "--attention", default="float", choices=("float", "int8"), help="of the core's own model, as in `edge export`"
+    )
     arguments = parser.parse_args()
     records: dict[str, Any] = {}
     panels: dict[str, Any] = {}
     for name in arguments.models:
-        comparison = measure(name, arguments.against, arguments.rounds, arguments.threads)
+        comparison = measure(
+            name, arguments.against, arguments.rounds, arguments.threads, arguments.attention == "int8"
+        )
         rows = [
             {"name": row.title, **row.timing.to_dict(), "error_to_torch": row.error_to_torch} for row in comparison.rows
         ]
@@ -48,7 +54,11 @@ def main() -> None:
         }
         panels[name] = [{**row, "label": row["name"]} for row in rows]
         show(name, comparison, arguments.threads)
-    write(arguments.out, "models", {"threads": arguments.threads, "rounds": arguments.rounds, "models": records})
+    write(
+        arguments.out,
+        "models",
+        {"threads": arguments.threads, "rounds": arguments.rounds, "attention": arguments.attention, "models": records},
+    )
     plot_ratios(arguments.out / "models.png", f"Whole models, batch 1, {arguments.threads} thread(s)", panels)
 
 

@@ -98,13 +98,13 @@ def compare_untrained(
     runs: int,
     threads: int,
     display: AbstractContextManager[Progress],
+    core: Form = TERNARY["core"],
 ) -> Comparison:
-    """The same for an architecture that nobody trained: our own export of random weights beside `forms`.
+    """The same for an architecture that nobody trained: our own export of random weights, `core`, beside `forms`.
 
     Raises:
         EdgeError: our own export of it does not run on the core.
     """
-    core = TERNARY["core"]
     made = _made(architecture, [core, *forms], runs, display)
     with ExitStack() as stack:
         ours, failed = open_peers(stack, Peers({core: made.files[core]} if core in made.files else {}), threads)

@@ -57,6 +57,9 @@ PEERS = {
 TERNARY = {engine: Form(engine, "1.58 bits", "ternary") for engine in ("core", "litert", "onnx")}
 """What our own export makes of an untrained model: for a benchmark that has no bundle."""
 
+INT8_ATTENTION = Form("core", "1.58 bits int8 attention", "ternary")
+"""The same by `edge export --attention int8`."""
+
 # What a file depends on beside the architecture.
 _PACKAGES = {
     "executorch": ("executorch", "torch", "torchao"),

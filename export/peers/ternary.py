@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,19 @@ from edge.export.quantize import QuantConfig, ternarize
 
 
 def lower_ternary(
-    suffix: str, model: nn.Module, samples: list[Tensor], folder: Path, *, keep: tuple[str, ...], norm: bool
+    suffix: str,
+    model: nn.Module,
+    samples: list[Tensor],
+    folder: Path,
+    *,
+    keep: tuple[str, ...],
+    norm: bool,
+    options: dict[str, Any],
 ) -> bytes:
-    """The bytes of a "pte", "tflite" or "onnx" with ternary weights; see `edge.export.peers.worker`."""
+    """The bytes of a "pte", "tflite" or "onnx" with ternary weights, `options` those of `edge.export.lower.worker`."""
     path = folder / f"ternary.{suffix}"
     quantized = ternarize(copy.deepcopy(model), config=QuantConfig(keep=keep, norm=norm))
     with torch.no_grad():
         frozen = freeze(quantized.eval(), (samples[0],))
-        lower_format(suffix, frozen, samples[0], path, {}, report=lambda *_: None)
+        lower_format(suffix, frozen, samples[0], path, options, report=lambda *_: None)
     return path.read_bytes()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from edge.export.child import report_progress, run_child
-from edge.export.peers.forms import Architecture, Form
+from edge.export.peers.forms import INT8_ATTENTION, Architecture, Form
 from edge.runtime.errors import EdgeError, MissingDependency
 from edge.runtime.whole_file import whole_file
 
@@ -84,8 +84,9 @@ def _lower(form: Form, architecture: Architecture, model: nn.Module, samples: li
         if form.toolchain == "ternary":
             suffix = form.file.rpartition(".")[2]
             spec = architecture.spec
+            options = {"int8_attention": True} if form == INT8_ATTENTION else {}
             data: bytes = toolchain.lower_ternary(
-                suffix, model, samples, scratch, keep=spec.keep, norm=architecture.norm
+                suffix, model, samples, scratch, keep=spec.keep, norm=architecture.norm, options=options
             )
         else:
             data = toolchain.lower(form.name, model, samples, scratch)
