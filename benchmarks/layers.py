@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from chain import build
-from results import options, write
+from results import options, parse, seen_as, write
 
 from edge.export.peers.forms import PEERS, TERNARY, Architecture
 from edge.export.peers.make import make_peers, open_peers
@@ -112,7 +112,7 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, help="length of every chain; by default as many as it takes to stream")
     parser.add_argument("--against", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="ENGINE")
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     torch.set_num_threads(arguments.threads)
     shapes = [Shape.parse(text, arguments.layers) for text in arguments.shapes]
     rows, records, panels = [], [], {}
@@ -147,7 +147,7 @@ def main() -> None:
         f"{arguments.rounds} rounds",
     )
     write(arguments.out, "layers", {"threads": arguments.threads, "rounds": arguments.rounds, "shapes": records})
-    plot_ratios(arguments.out / "layers.png", "Chains of ternary layers, time beside the core's", panels)
+    plot_ratios(arguments.out / "layers.png", f"Chains of ternary layers, time beside the core's{seen_as()}", panels)
 
 
 def _record(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from results import options, write
+from results import options, parse, seen_as, write
 
 from edge.export.models import registry
 from edge.export.peers.compare import Comparison, compare_untrained
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument(
         "--attention", default="float", choices=("float", "int8"), help="of the core's own model, as in `edge export`"
     )
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     records: dict[str, Any] = {}
     panels: dict[str, Any] = {}
     for name in arguments.models:
@@ -59,7 +59,9 @@ def main() -> None:
         "models",
         {"threads": arguments.threads, "rounds": arguments.rounds, "attention": arguments.attention, "models": records},
     )
-    plot_ratios(arguments.out / "models.png", f"Whole models, batch 1, {arguments.threads} thread(s)", panels)
+    plot_ratios(
+        arguments.out / "models.png", f"Whole models, batch 1, {arguments.threads} thread(s){seen_as()}", panels
+    )
 
 
 def show(name: str, comparison: Comparison, threads: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import numpy as np
-from results import options, write
+from results import options, parse, write
 
 from edge.export.models import registry
 from edge.export.peers.forms import TERNARY, Architecture
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--counts", type=int, nargs="+", default=[1, 2], help="numbers of threads; the first is the measure"
     )
-    arguments = parser.parse_args()
+    arguments = parse(parser)
     info, form = registry()[arguments.model], TERNARY["core"]
     kwargs = {"num_classes": info.num_classes, "input_shape": list(info.input_shape)}
     with progress() as display:

@@ -17,6 +17,9 @@ _FEATURES = {
     "amx_int8", "neon", "asimd", "asimddp", "i8mm", "sve", "sve2",
 }  # fmt: skip
 
+_CPU_AS = {"avx2": {name for name in _FEATURES if name.startswith(("avx512", "avx_vnni", "amx"))}}
+"""What $EDGE_CPU_AS says is hidden from this process: benchmarks/cpu_features.py sets it."""
+
 
 def describe_machine() -> dict[str, Any]:
     """The processor, its extensions and caches, cores, load, system, and the versions of the engines.
@@ -25,10 +28,11 @@ def describe_machine() -> dict[str, Any]:
         JSON-ready. What the system does not tell is absent. "load" is the average over the last minute: a figure
         taken while others worked shows by it.
     """
+    level = os.environ.get("EDGE_CPU_AS", "")
     described: dict[str, Any] = {
-        "cpu": _cpu_name(),
+        "cpu": _cpu_name() + (f" as {level.upper()} (features above it hidden)" if level in _CPU_AS else ""),
         "architecture": platform.machine(),
-        "features": sorted(_FEATURES & _flags()),
+        "features": sorted(_FEATURES & _flags() - _CPU_AS.get(level, set())),
         "cores": os.cpu_count(),
         "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "caches": _caches(),
