@@ -1,6 +1,6 @@
-"""Sessions: arm, demo, tests, lint, types, wheel.
+"""Sessions: arm, arm_wheel, demo, tests, lint, types, wheel.
 
-`arm`, `demo`, `tests` and `types` share one environment, .nox/edge, because building it (PyTorch and three engines) is
+All but `lint` and `wheel` share one environment, .nox/edge, because building it (PyTorch and three engines) is
 what takes the time; it holds the wheel built from this checkout, installed as a user would install it.
 """
 
@@ -105,6 +105,21 @@ def tests(session: nox.Session) -> None:
 def arm(session: nox.Session) -> None:
     """Runs those tests alone that cross-build the core for ARM and run it under emulation; also those by clang."""
     _pytest(session, str(ROOT / "tests" / "runtime" / "arm"), *session.posargs, EDGE_ARM_CLANG="1")
+
+
+@nox.session(venv_backend="none")
+def arm_wheel(session: nox.Session) -> None:
+    """Builds the wheels for ARM, and installs and uses them in root file systems of Debian under emulation."""
+    test = ROOT / "tests" / "runtime" / "arm" / "test_wheel_arm.py"
+    _pytest(session, str(test), *session.posargs, EDGE_ARM_WHEEL="1")
+    kept = ROOT / "dist"
+    kept.mkdir(exist_ok=True)
+    wheels = list((CACHE / "tests").glob("wheel-*/edge_deploy-*.whl"))
+    if not wheels:
+        session.error("no wheel was built; the tests say what is lacking")
+    for path in wheels:
+        shutil.copy2(path, kept)
+        session.log(f"dist/{path.name}: {path.stat().st_size:,} bytes")
 
 
 @nox.session

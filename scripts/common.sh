@@ -59,6 +59,10 @@ want() {
 # A compiler of another architecture, with its C library, and the emulator of its programs.
 has_cross() { command -v "$1-gcc" && [ -e "$("$1-gcc" -print-file-name=libc.a)" ] && command -v "$2"; }
 has_arm() { has_cross aarch64-linux-gnu qemu-aarch64 && has_cross arm-linux-gnueabihf qemu-arm; }
+# What the wheel for aarch64 is built by and used in: Debian's packages for it are fetched by the test itself.
+has_arm_device() {
+  command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64-static && [ -e /usr/share/keyrings/debian-archive-keyring.gpg ]
+}
 
 has_python() { host_python=$(find_python); }
 need has_python "Python 3.10 to 3.13" python3 python3-venv python3-dev

@@ -110,6 +110,16 @@ CROSS = {
     ),
 }
 
+ARM_CPUS = [
+    ("aarch64", "cortex-a53", {"neon"}),
+    ("aarch64", "cortex-a72", {"neon"}),
+    ("aarch64", "cortex-a76", {"neon", "neon_dotprod"}),
+    ("aarch64", "max", {"neon", "neon_dotprod", "neon_i8mm"}),
+    ("armv7", "cortex-a7", {"neon"}),
+    ("armv7", "max", {"neon"}),
+]
+"""Architecture, what the emulator calls the CPU, instruction sets. An instruction that a CPU lacks ends the program."""
+
 
 def emulator(architecture: str) -> list[str]:
     """The command that runs another architecture's programs, if they are static."""

@@ -6,24 +6,14 @@ import os
 
 import pytest
 
-from tests.runtime.compilers import cross_clang, cross_compiler, emulator
+from tests.runtime.compilers import ARM_CPUS, cross_clang, cross_compiler, emulator
 from tests.runtime.kernels.harness import INTEGER_GEMMS, built, compared
-
-CPUS = [
-    ("aarch64", "cortex-a53", {"neon"}),
-    ("aarch64", "cortex-a72", {"neon"}),
-    ("aarch64", "cortex-a76", {"neon", "neon_dotprod"}),
-    ("aarch64", "max", {"neon", "neon_dotprod", "neon_i8mm"}),
-    ("armv7", "cortex-a7", {"neon"}),
-    ("armv7", "max", {"neon"}),
-]
-"""Architecture, what the emulator calls the CPU, instruction sets. An instruction that a CPU lacks ends the program."""
 
 FLOATS = {"f32_qd8_quantize", "f32_qd8_quantize_columns", "f32_gemm", "f32_layer_norm", "f32_softmax", "f32_attention"}
 """What aarch64 has beside the integer kernels; vectors of 32-bit ARM flush subnormal numbers."""
 
 
-@pytest.mark.parametrize(("architecture", "cpu", "isas"), CPUS)
+@pytest.mark.parametrize(("architecture", "cpu", "isas"), ARM_CPUS)
 def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
     run = [*emulator(architecture), "-cpu", cpu]
     program = built(architecture, cross_compiler(architecture), "-O3")  # as a release is built
