@@ -81,10 +81,14 @@ static size_t span_of(const pooling *pool) {
 }
 static size_t phase_of(const pooling *pool) { return span_of(pool) / (size_t)pool->stride[1] + 1; }
 
-/* Temporary memory a thread: for a row of columns and one of outputs, or for the channels of a pixel. */
+/* Pixels whose channels are written together where they lie a plane apart: as many as a cache line holds. */
+enum { PIXELS_AT_ONCE = 16 };
+
+/* Temporary memory a thread: for a row of columns and one of outputs, or for the channels of some pixels. */
 static size_t thread_bytes(const pooling *pool, size_t channels) {
   const size_t row = span_of(pool) + (size_t)pool->stride[1] * phase_of(pool) + (size_t)pool->out_size[1];
-  return (size_t)edge_whole_lines((row > channels ? row : channels) * sizeof(float));
+  const size_t pixels = PIXELS_AT_ONCE * channels;
+  return (size_t)edge_whole_lines((row > pixels ? row : pixels) * sizeof(float));
 }
 
 static size_t channels_of(const edge_tensor *x) { return x->rank == 4 ? (size_t)x->sizes[1] : 1; }
@@ -173,17 +177,22 @@ static void max_row(const edge_kernels *kernels, const pooling *pool, const floa
 static void max_pixels(const edge_kernels *kernels, const pooling *pool, size_t channels, const float *x, int32_t oy,
                        float *out, size_t pixel_step, size_t channel_step, float *line) {
   const window rows = window_at(pool, 0, oy);
-  for (int32_t ox = 0; ox < pool->out_size[1]; ++ox, out += pixel_step) {
+  for (int32_t ox = 0; ox < pool->out_size[1]; ++ox) {
     const window columns = window_at(pool, 1, ox);
-    largest own = {.kernels = kernels, .n = channels, .out = channel_step == 1 ? out : line};
+    const size_t held = (size_t)ox % PIXELS_AT_ONCE;
+    float *direct = out + (size_t)ox * pixel_step;
+    largest own = {.kernels = kernels, .n = channels, .out = channel_step == 1 ? direct : line + held * channels};
     for (int64_t i = columns.first; i < columns.end; i += pool->dilation[1]) {
       for (int64_t y = rows.first; y < rows.end; y += pool->dilation[0]) {
         add(&own, x + (size_t)(y * pool->size[1] + i) * channels);
       }
     }
     finish(&own);
-    if (channel_step == 1) continue;
-    for (size_t c = 0; c < channels; ++c) out[c * channel_step] = line[c];
+    if (channel_step == 1 || (held + 1 < PIXELS_AT_ONCE && ox + 1 < pool->out_size[1])) continue;
+    float *first = direct - held * pixel_step;
+    for (size_t c = 0; c < channels; ++c) {
+      for (size_t i = 0; i <= held; ++i) first[c * channel_step + i * pixel_step] = line[i * channels + c];
+    }
   }
 }
 

@@ -35,16 +35,32 @@ void edge_walk_next(edge_walk *walk) {
   walk->more = false;
 }
 
+/* rows x columns words, block by block: of a matrix that is turned, each cache line is then read once. */
+static void copy_words(int64_t rows, int64_t columns, const uint32_t *in, int64_t row_step, int64_t step,
+                       uint32_t *out) {
+  enum { BLOCK = 16 };
+  for (int64_t r = 0; r < rows; r += BLOCK) {
+    for (int64_t c = 0; c < columns; c += BLOCK) {
+      for (int64_t i = r; i < rows && i < r + BLOCK; ++i) {
+        for (int64_t j = c; j < columns && j < c + BLOCK; ++j) out[i * columns + j] = in[i * row_step + j * step];
+      }
+    }
+  }
+}
+
 void edge_copy_walked(edge_walk *walk, const void *in, void *out, size_t element_bytes) {
   const int64_t step = edge_walk_step(walk, 0);
+  const int64_t rows = walk->rank > 1 ? walk->size[walk->rank - 2] : 1;
   char *to = out;
   for (; walk->more; edge_walk_next(walk)) {
     const char *from = (const char *)in + walk->offset[0] * (int64_t)element_bytes;
     if (step == 1) {
       memmove(to, from, (size_t)walk->row * element_bytes);
-    } else if (element_bytes == 4) { /* the common case without a call per element */
-      uint32_t *words = (uint32_t *)(void *)to;
-      for (int64_t i = 0; i < walk->row; ++i) words[i] = ((const uint32_t *)(const void *)from)[i * step];
+    } else if (element_bytes == 4) {
+      const int64_t row_step = walk->rank > 1 ? walk->step[0][walk->rank - 2] : 0;
+      copy_words(rows, walk->row, (const uint32_t *)(const void *)from, row_step, step, (uint32_t *)(void *)to);
+      for (int64_t r = 1; r < rows; ++r) edge_walk_next(walk);
+      to += (size_t)(rows - 1) * (size_t)walk->row * element_bytes;
     } else {
       for (int64_t i = 0; i < walk->row; ++i) {
         memmove(to + (size_t)i * element_bytes, from + i * step * (int64_t)element_bytes, element_bytes);

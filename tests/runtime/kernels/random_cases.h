@@ -185,6 +185,17 @@ static edge_conv2d random_conv(void) {
       conv.padding_h = (int32_t)between(0, (size_t)conv.kernel_h);
       conv.padding_w = (int32_t)between(0, (size_t)conv.kernel_w);
     }
+    if (one_in(6)) { /* what may go by Winograd's way, which wants many channels */
+      conv.groups = 1;
+      conv.channels = group_channels = (int32_t)between(15, 40);
+      conv.out_channels = (int32_t)between(15, 80);
+      conv.width = (int32_t)between(1, one_in(4) ? 60 : 12);
+      conv.height = (int32_t)between(1, 6);
+      conv.kernel_h = conv.kernel_w = 3;
+      conv.stride_h = conv.stride_w = conv.dilation_h = conv.dilation_w = 1;
+      conv.padding_h = (int32_t)between(0, 2);
+      conv.padding_w = (int32_t)between(0, 2);
+    }
     conv.out_height = conv_output(conv.height, conv.kernel_h, conv.stride_h, conv.padding_h, conv.dilation_h);
     conv.out_width = conv_output(conv.width, conv.kernel_w, conv.stride_w, conv.padding_w, conv.dilation_w);
     const double macs = (double)conv.out_channels * group_channels * conv.kernel_h * conv.kernel_w *

@@ -19,6 +19,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 #include "kernels/simd/qd8_dense.h"
 /* and two on that */
 #include "kernels/simd/qd8_conv2d.h"
+/* which serves what this does not */
+#include "kernels/avx2/qd8_conv2d_winograd.h"
 /* beside it */
 #include "kernels/simd/qd8_attention.h"
 #include "kernels/simd/qd8_dense_gemm.h"

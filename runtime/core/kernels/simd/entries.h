@@ -11,17 +11,19 @@
 #define EDGE_GEMM(weights, isa) \
   { edge_##weights##_packed_bytes__##isa, edge_##weights##_pack__##isa, edge_##weights##_gemm__##isa }
 
-#define EDGE_DECLARE_CONV2D(isa)                                                          \
-  size_t edge_qd8_conv2d_packed_bytes__##isa(const edge_conv2d *);                        \
-  void edge_qd8_conv2d_pack__##isa(const edge_conv2d *, const int8_t *weight, void *);    \
-  size_t edge_qd8_conv2d_image_bytes__##isa(const edge_conv2d *);                         \
-  void edge_qd8_conv2d_quantize__##isa(const edge_conv2d *, const float *, bool, void *, edge_row *); \
-  void edge_qd8_conv2d__##isa(const edge_qd8_conv2d *, size_t first, size_t last);
-#define EDGE_CONV2D(isa)                                                                                           \
-  {                                                                                                                \
-    edge_qd8_conv2d_packed_bytes__##isa, edge_qd8_conv2d_pack__##isa, edge_qd8_conv2d_image_bytes__##isa,          \
-        edge_qd8_conv2d_quantize__##isa, edge_qd8_conv2d__##isa                                                    \
+#define EDGE_DECLARE_CONV2D_AS(name, isa)                                                            \
+  size_t edge_##name##_packed_bytes__##isa(const edge_conv2d *);                                     \
+  void edge_##name##_pack__##isa(const edge_conv2d *, const int8_t *weight, void *);                 \
+  size_t edge_##name##_image_bytes__##isa(const edge_conv2d *);                                      \
+  void edge_##name##_quantize__##isa(const edge_conv2d *, const float *, bool, void *, edge_row *);  \
+  void edge_##name##__##isa(const edge_qd8_conv2d *, size_t first, size_t last);
+#define EDGE_CONV2D_AS(name, isa)                                                                        \
+  {                                                                                                      \
+    edge_##name##_packed_bytes__##isa, edge_##name##_pack__##isa, edge_##name##_image_bytes__##isa,      \
+        edge_##name##_quantize__##isa, edge_##name##__##isa                                              \
   }
+#define EDGE_DECLARE_CONV2D(isa) EDGE_DECLARE_CONV2D_AS(qd8_conv2d, isa)
+#define EDGE_CONV2D(isa) EDGE_CONV2D_AS(qd8_conv2d, isa)
 
 #define EDGE_DECLARE_ATTENTION(isa)                                    \
   size_t edge_qd8_attention_scratch__##isa(size_t keys, size_t depth); \
