@@ -66,7 +66,7 @@ struct chain *chain_open(int layers, const int64_t *widths, int64_t rows, const 
     chain->buffers = calloc((size_t)layers + 3, sizeof *chain->buffers);
     size_t tensors = 2 * (size_t)layers + 1;
     chain->context = ggml_init((struct ggml_init_params){
-        .mem_size = tensors * ggml_tensor_overhead() + ggml_graph_overhead(),
+        .mem_size = tensors * ggml_tensor_overhead() + ggml_graph_overhead_custom(tensors, false),
         .no_alloc = true,
     });
     if (chain->buffers == NULL || chain->context == NULL) {
@@ -98,7 +98,7 @@ struct chain *chain_open(int layers, const int64_t *widths, int64_t rows, const 
         chain->last = ggml_mul_mat(chain->context, weight, chain->last);
         chain->last->data = turns[(i + 1) % 2];
     }
-    chain->graph = ggml_new_graph(chain->context);
+    chain->graph = ggml_new_graph_custom(chain->context, tensors, false);
     ggml_build_forward_expand(chain->graph, chain->last);
     struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);
     params.poll = 1; /* its waiting threads spin for a few ms, no longer: the other engines have their turn */
