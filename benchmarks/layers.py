@@ -1,5 +1,7 @@
 """Ternary layers on the core beside every engine: `python benchmarks/layers.py --out FOLDER [--shapes 2048x2048 …]`.
 
+`--ggml` and `--bitnet` take your checkouts of llama.cpp (or ggml) and microsoft/BitNet; see ggml_peers.py.
+
 A shape is ROWS:INPUTSxOUTPUTS, rows 1 (a GEMV) where not given. Each is one program an engine: a chain of distinct
 layers there and back, long enough that their ternary weights exceed a 1 MB L2. All engines quantize the activations,
 none normalizes them; they run in turn in one process, so that ratios of time are ratios per multiply-accumulate.
@@ -10,7 +12,10 @@ the fastest is the one in the table; all are in layers.json. Making the peers' f
 
 from __future__ import annotations
 
+import argparse
 import re
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +23,13 @@ from typing import Any
 
 import torch
 from chain import build
+from ggml_peers import ENGINES, Library, build_library
 from results import options, parse, seen_as, write
 
 from edge.export.peers.forms import PEERS, TERNARY, Architecture
 from edge.export.peers.make import make_peers, open_peers
 from edge.runtime.bench.timing import Timing, run_of, time_in_turn
+from edge.runtime.errors import EdgeError, Unsupported
 from edge.sdk.console import format_ratio, print_table, progress
 from edge.sdk.plots import plot_ratios
 
@@ -42,7 +49,9 @@ GROUPS = {
     "LiteRT int8": ("litert int8 dynamic", "litert int8 static"),
     "LiteRT int2": ("litert int2 dynamic", "litert 1.58 bits"),
     "onnxruntime int8": ("onnx int8 dynamic", "onnx int8 static"),
+    "onnxruntime int4": ("onnx int4 dynamic",),
     "torch fp32": ("torch fp32",),
+    **{engine.title: (engine.title,) for engine in ENGINES.values()},
 }
 _TITLES = [title for titles in GROUPS.values() for title in titles]
 FORMS = [
@@ -82,7 +91,9 @@ class Shape:
         return f"{self.rows}:{self.inputs}x{self.outputs}"
 
 
-def measure(shape: Shape, engines: list[str], rounds: int, threads: int) -> tuple[dict[str, Timing], dict[str, str]]:
+def measure(
+    shape: Shape, engines: list[str], libraries: list[Library], rounds: int, threads: int
+) -> tuple[dict[str, Timing], dict[str, str]]:
     """Timings by engine and form, the core's first, and by form why one could not be measured."""
     source = f"{Path(__file__).with_name('chain.py')}:build"
     architecture = Architecture(source, {"widths": shape.widths}, (shape.rows, shape.inputs), norm=False)
@@ -90,7 +101,12 @@ def measure(shape: Shape, engines: list[str], rounds: int, threads: int) -> tupl
         peers = make_peers(architecture, [form for form in FORMS if form.engine in ("core", *engines)], display)
     with ExitStack() as stack:
         opened, failed = open_peers(stack, peers, threads)
-        runs = {form.title: run_of(peer.model) for form, peer in opened.items()}
+        runs: dict[str, Callable[[], object]] = {form.title: run_of(peer.model) for form, peer in opened.items()}
+        for library in libraries:
+            try:
+                runs[library.engine.title] = stack.enter_context(library.open(shape.widths, shape.rows, threads))
+            except Unsupported as error:
+                failed[library.engine.title] = str(error)
         torch.manual_seed(0)
         chain, given = build(shape.widths).eval(), torch.randn(shape.rows, shape.inputs)
 
@@ -99,6 +115,23 @@ def measure(shape: Shape, engines: list[str], rounds: int, threads: int) -> tupl
                 return chain(given)
 
         return time_in_turn({**runs, "torch fp32": run_torch}, rounds), failed
+
+
+def built(arguments: argparse.Namespace) -> list[Library]:
+    """The engines whose checkouts were named; a wrong one ends the script with a line."""
+    try:
+        return [
+            build_library(engine, getattr(arguments, option))
+            for option, engine in ENGINES.items()
+            if getattr(arguments, option) is not None
+        ]
+    except EdgeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def absent(libraries: list[Library]) -> set[str]:
+    return {engine.title for engine in ENGINES.values()} - {library.engine.title for library in libraries}
 
 
 def fastest(times: dict[str, Timing], titles: tuple[str, ...]) -> Timing | None:
@@ -112,16 +145,25 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, help="length of every chain; by default as many as it takes to stream")
     parser.add_argument("--against", nargs="+", default=list(PEERS), choices=list(PEERS), metavar="ENGINE")
+    for engine in ENGINES.values():
+        parser.add_argument(
+            f"--{engine.option}",
+            type=Path,
+            metavar="FOLDER",
+            help=f"checkout of {engine.expected}: adds {engine.title}",
+        )
     arguments = parse(parser)
     torch.set_num_threads(arguments.threads)
     shapes = [Shape.parse(text, arguments.layers) for text in arguments.shapes]
+    libraries = built(arguments)
+    groups = {title: forms for title, forms in GROUPS.items() if title not in absent(libraries)}
     rows, records, panels = [], [], {}
     for shape in shapes:
-        times, failed = measure(shape, arguments.against, arguments.rounds, arguments.threads)
+        times, failed = measure(shape, arguments.against, libraries, arguments.rounds, arguments.threads)
         if "core 1.58 bits" not in times:
             raise SystemExit(f"{shape}: {failed['core 1.58 bits']}")
         core = times["core 1.58 bits"]
-        best = {name: fastest(times, titles) for name, titles in GROUPS.items()}
+        best = {name: fastest(times, titles) for name, titles in groups.items()}
         rows.append(
             (
                 shape,
@@ -140,12 +182,17 @@ def main() -> None:
         records.append(_record(shape, results, best, failed))
         panels[f"{shape}, {shape.layers} layers"] = [{**row, "label": row["name"]} for row in results]
         print(f"{shape}: core {core.minimum * 1e3:.3f} ms, {rows[-1][2]} GOPS", flush=True)
+        for name, reason in failed.items():
+            print(f"{shape}: without {name}: {reason}", flush=True)
     print_table(
-        ("rows:inputs×outputs", "layers", "core GOPS", *GROUPS),
+        ("rows:inputs×outputs", "layers", "core GOPS", *groups),
         rows,
         title=f"Time of each engine's fastest setting / core (10th to 90th %), {arguments.threads} thread(s), "
         f"{arguments.rounds} rounds",
     )
+    for engine in ENGINES.values():
+        if engine.title in absent(libraries):
+            print(f"without {engine.title}: --{engine.option} names no checkout")
     write(arguments.out, "layers", {"threads": arguments.threads, "rounds": arguments.rounds, "shapes": records})
     plot_ratios(arguments.out / "layers.png", f"Chains of ternary layers, time beside the core's{seen_as()}", panels)
 

@@ -49,7 +49,7 @@ PEERS = {
     for engine, names in {
         "executorch": ("fp32", "int8 dynamic", "int8 static", "int4 dynamic"),
         "litert": ("fp32", "int8 dynamic", "int8 static", "int4 dynamic", "int2 dynamic"),
-        "onnx": ("fp32", "int8 dynamic", "int8 static"),
+        "onnx": ("fp32", "int8 dynamic", "int8 static", "int4 dynamic"),
     }.items()
 }
 """The forms of each engine. Where two settings compete (static or dynamic), both are made and the faster one counts."""

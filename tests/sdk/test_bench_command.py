@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from edge.export.peers.forms import PEERS
 from edge.runtime import Bundle, write_bundle
 from tests.conftest import ROOT, made_once, run_edge, source_hash
 
@@ -69,6 +70,7 @@ def test_against_every_peer(mlp: Path, tmp_path: Path) -> None:
         *((engine, "int8 static") for engine in ("executorch", "litert", "onnx")),
         ("executorch", "int4 dynamic"),
         ("litert", "int4 dynamic"),
+        ("onnx", "int4 dynamic"),
     }
     assert wanted <= set(rows), document["skipped"]
     for row in rows.values():
@@ -109,7 +111,7 @@ def _check_onnx_is_skipped(document: dict[str, Any]) -> None:
         ("core", "this bundle"),
         ("onnx", "this bundle"),
     ]
-    assert set(document["skipped"]) == {"onnx fp32", "onnx int8 dynamic", "onnx int8 static"}
+    assert set(document["skipped"]) == {f"onnx {form.name}" for form in PEERS["onnx"]}
     assert all("onnxscript" in reason and "\n" not in reason for reason in document["skipped"].values())
 
 
@@ -206,7 +208,10 @@ def test_benchmarks(words: tuple[str, ...], mlp: Path, tmp_path: Path) -> None:
         (shape,) = document["shapes"]
         assert (shape["shape"], shape["layers"], shape["macs"]) == ("8:96x64", 2, 2 * 8 * 96 * 64)
         assert shape["ratios"]["onnxruntime int8"] > 0 and shape["ratios"]["torch fp32"] > 0
+        assert shape["ratios"]["onnxruntime int4"] > 0
         assert shape["ratios"]["LiteRT int8"] is None, "nobody asked for it"
+        assert "ggml TQ2_0" not in shape["ratios"]
+        assert "without ggml TQ2_0" in done.stdout and "without bitnet.cpp I2_S" in done.stdout
     elif name == "threads":
         assert [row["threads"] for row in document["results"]] == [1, 2]
         assert document["results"][0]["speed_up"] == 1
