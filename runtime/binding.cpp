@@ -163,16 +163,15 @@ class Program {
       : view_(data, PyBUF_SIMPLE, "program"), threads_(thread_count(threads)) {
     options_.kernels = choose_kernels();
     options_.threads = threads_.get();
-    if (mapped) {
-      options_.repacked = [](void *, const void *bytes, size_t size) { give_back(bytes, size); };
-      options_.copied_constant_bytes = kPage;
-    }
     const void *bytes = view_.get().buf;
     size_t size = static_cast<size_t>(view_.get().len);
     if (reinterpret_cast<std::uintptr_t>(bytes) % 16 != 0) {  // a slice of a memory view, say
       copy_ = Block(size);
       if (size > 0) std::memcpy(copy_.data(), bytes, size);
       bytes = copy_.data();
+    } else if (mapped) {
+      options_.repacked = [](void *, const void *constant, size_t count) { give_back(constant, count); };
+      options_.copied_constant_bytes = kPage;
     }
     edge_error error{};
     edge_status status;
@@ -362,7 +361,7 @@ class Program {
     std::vector<std::unique_ptr<View>> views_;
   };
 
-  static constexpr size_t kPage = 4096;
+  static constexpr size_t kPage = 4096;  // the smallest of any machine
 
   static nb::tuple describe(const edge_tensor &tensor) {
     return nb::make_tuple(edge_dtype_name(tensor.dtype), shape_tuple(tensor));

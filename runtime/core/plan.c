@@ -155,6 +155,7 @@ static void tell_repacked(const edge_options *options, const edge_call *call) {
   for (uint32_t i = 0; i < edge_first_output(call->op); ++i) {
     const edge_value *value = call->args[i];
     if (value->kind != EDGE_TENSOR || !value->as.tensor.constant) continue;
+    if (value->as.tensor.bytes <= options->copied_constant_bytes) continue; /* a copy, not the file's */
     options->repacked(options->user, value->as.tensor.data, value->as.tensor.bytes);
   }
 }

@@ -88,3 +88,15 @@ def sample_program(request: pytest.FixtureRequest) -> Path:
     from tests.runtime.programs import program_folder
 
     return program_folder() / f"{request.param}.pte"
+
+
+def test_a_mapping_that_is_copied_gives_nothing_back(sample_program: Path, tmp_path: Path) -> None:
+    """Bytes at no multiple of 16 are copied to memory that nobody else holds."""
+    data = sample_program.read_bytes()
+    (tmp_path / "shifted").write_bytes(b"8 bytes!" + data)
+    with (tmp_path / "shifted").open("rb") as file:
+        view = map_file(file, 0, len(data) + 8)
+    shifted, plain = Program(view[8:], 1, True), Program(data, 1)
+    inputs = [np.random.default_rng(4).standard_normal(shape).astype(dtype) for dtype, shape in plain.inputs]
+    for ours, theirs in zip(shifted.run(inputs), plain.run(inputs), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
