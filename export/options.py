@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.runtime.errors import BadInput, MissingDependency
-from edge.runtime.manifest import Manifest, check_license, check_name
-from edge.runtime.target import FORMAT_ENGINES, Target, find_target
+from edge.runtime.manifest import FORMAT_ENGINES, Manifest, check_license, check_name
+from edge.runtime.target import Target, find_target
 
 FORMATS = tuple(FORMAT_ENGINES)
 BITS = (1.58, 2, 4, 8, 32)

@@ -47,6 +47,7 @@ from edge.runtime import _core
 from edge.runtime.bundle import file_entry, write_bundle
 from edge.runtime.errors import BadInput, Interrupted
 from edge.runtime.manifest import (
+    FORMAT_ENGINES,
     EngineMetric,
     FileEntry,
     InputSpec,
@@ -57,7 +58,6 @@ from edge.runtime.manifest import (
     TensorSpec,
 )
 from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
-from edge.runtime.target import FORMAT_ENGINES
 
 __all__ = ["ExportOptions", "ExportResult", "export_model"]
 

@@ -14,11 +14,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge.runtime.backends import OpProfile
+    from edge.runtime.backends.session import OpProfile
     from edge.runtime.bundle import Bundle, file_entry, write_bundle
     from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
     from edge.runtime.manifest import InputSpec, Manifest, TensorSpec
-    from edge.runtime.model import Model, Prediction, load
+    from edge.runtime.model import Model, load
+    from edge.runtime.prediction import Prediction
     from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
 
 __all__ = [
@@ -43,11 +44,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backends": ("OpProfile",),
+    "backends.session": ("OpProfile",),
     "bundle": ("Bundle", "file_entry", "write_bundle"),
     "errors": ("BadFile", "BadInput", "EdgeError", "MissingDependency", "Unsupported"),
     "manifest": ("InputSpec", "Manifest", "TensorSpec"),
-    "model": ("Model", "Prediction", "load"),
+    "model": ("Model", "load"),
+    "prediction": ("Prediction",),
     "preprocess": ("ArrayPreprocess", "AudioPreprocess", "ImagePreprocess"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

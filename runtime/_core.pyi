@@ -29,13 +29,14 @@ class Program:
     Args:
         data: The program's bytes (ExecuTorch schema ET12).
         threads: Upper bound of threads in a run, at most 64; the results do not depend on it.
+        mapped: `data` is a mapping of a file that is only read: pages that loading alone needs are given back.
 
     Raises:
         CoreError: The file is damaged, or needs something that the core does not have, or more memory than half the
             machine's or 4 GiB; the text names it.
     """
 
-    def __init__(self, data: Buffer, threads: int = 1) -> None: ...
+    def __init__(self, data: Buffer, threads: int = 1, mapped: bool = False) -> None: ...
     @property
     def inputs(self) -> list[TensorType]:
         """(dtype, shape) of every input, in order."""
@@ -113,6 +114,9 @@ def isas() -> list[str]:
 
     The environment variable EDGE_ISA chooses one for the programs and operators that are opened after it is set.
     """
+
+def sha256(data: Buffer) -> str:
+    """SHA-256 of a buffer's bytes, in hexadecimal."""
 
 def run_op(name: str, args: list[Any], threads: int = 1) -> None:
     """Check and run one operator.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.runtime.errors import BadFile, BadInput
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MIN_RATE, MAX_RATE = 1_000, 384_000
 
@@ -35,7 +36,7 @@ def read_wav(path: str | os.PathLike[str]) -> tuple[int, NDArray[np.float32]]:
 
     name = os.fspath(path)
     try:
-        size = Path(name).stat().st_size
+        size = os.stat(name).st_size
         if size > MAX_WAV_BYTES:
             raise BadFile(f"{name}: {size:,} bytes; at most {MAX_WAV_BYTES:,} are read: cut the recording")
         with wave.open(name, "rb") as file:

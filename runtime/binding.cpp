@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -19,6 +20,7 @@
 #include "kernels/kernels.h"
 #include "op.h"
 #include "peak.h"
+#include "sha256.h"
 #include "threads.h"
 
 namespace {
@@ -140,9 +142,24 @@ nb::dict measure_peak(double milliseconds) {
   return answer;
 }
 
+nb::str sha256(nb::object data) {
+  View view(data, PyBUF_SIMPLE, "data");
+  uint8_t digest[EDGE_SHA256_BYTES];
+  {
+    nb::gil_scoped_release released;
+    edge_sha256 hash;
+    edge_sha256_start(&hash);
+    edge_sha256_add(&hash, view.get().buf, static_cast<size_t>(view.get().len));
+    edge_sha256_finish(&hash, digest);
+  }
+  char text[2 * EDGE_SHA256_BYTES + 1];
+  for (int i = 0; i < EDGE_SHA256_BYTES; ++i) std::snprintf(text + 2 * i, 3, "%02x", digest[i]);
+  return nb::str(text);
+}
+
 class Program {
  public:
-  explicit Program(nb::object data, int threads)
+  explicit Program(nb::object data, int threads, bool mapped)
       : view_(data, PyBUF_SIMPLE, "program"), threads_(thread_count(threads)) {
     options_.kernels = choose_kernels();
     options_.threads = threads_.get();
@@ -152,6 +169,9 @@ class Program {
       copy_ = Block(size);
       if (size > 0) std::memcpy(copy_.data(), bytes, size);
       bytes = copy_.data();
+    } else if (mapped) {
+      options_.repacked = [](void *, const void *constant, size_t count) { give_back(constant, count); };
+      options_.copied_constant_bytes = kPage;
     }
     edge_error error{};
     edge_status status;
@@ -171,6 +191,8 @@ class Program {
     {
       nb::gil_scoped_release released;
       status = edge_prepare(bytes, size, &options_, block_.data(), block_.bytes(), &model_, &error);
+      // The file's tables and what else only loading reads.
+      if (mapped) give_back(view_.get().buf, size);
     }
     expect_ok(status, error);
   }
@@ -300,24 +322,26 @@ class Program {
                std::to_string(nb::len(arrays)));
       }
       for (size_t i = 0; i < expected; ++i) {
-        std::string what = "input " + std::to_string(i);
+        char what[32];
+        std::snprintf(what, sizeof what, "input %zu", i);
         const edge_tensor &input = *edge_input(program.model_, i);
-        std::string wanted = what + ": expected " + tensor_text(input) + ", got ";
+        auto refuse_given = [&](const std::string &given) {
+          refuse(std::string(what) + ": expected " + tensor_text(input) + ", got " + given);
+        };
         nb::object array = arrays[i];
         if (!PyObject_CheckBuffer(array.ptr())) {
-          refuse(wanted + nb::cast<std::string>(array.type().attr("__name__")) + "; pass a numpy array");
+          refuse_given(nb::cast<std::string>(array.type().attr("__name__")) + "; pass a numpy array");
         }
         views_.push_back(std::make_unique<View>(array, PyBUF_STRIDES | PyBUF_FORMAT, what));
         edge_tensor given{};
         try {
           given = views_.back()->tensor(what);
         } catch (const CoreFailure &) {
-          nb::object dtype = nb::getattr(array, "dtype", nb::none());
-          refuse(wanted + nb::cast<std::string>(nb::str(dtype)));
+          refuse_given(nb::cast<std::string>(nb::str(nb::getattr(array, "dtype", nb::none()))));
         }
         if (given.dtype != input.dtype || given.rank != input.rank ||
             std::memcmp(given.sizes, input.sizes, sizeof given.sizes[0] * given.rank) != 0) {
-          refuse(wanted + tensor_text(given));
+          refuse_given(tensor_text(given));
         }
       }
     }
@@ -336,6 +360,8 @@ class Program {
     Program &program_;
     std::vector<std::unique_ptr<View>> views_;
   };
+
+  static constexpr size_t kPage = 4096;  // the smallest of any machine
 
   static nb::tuple describe(const edge_tensor &tensor) {
     return nb::make_tuple(edge_dtype_name(tensor.dtype), shape_tuple(tensor));
@@ -384,11 +410,12 @@ NB_MODULE(_core, module) {
   module.def("isas", &isas, "Names of the kernels that this machine runs, the best first; $EDGE_ISA chooses one.");
   module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,
              "Checks and runs one operator; the trailing arrays of `args` are its outputs, written in place.");
+  module.def("sha256", &sha256, nb::arg("data"), "SHA-256 of a buffer's bytes, in hexadecimal.");
   module.def("measure_peak", &measure_peak, nb::arg("milliseconds") = 50.0,
              "Multiply-accumulates a second by instruction, int8 and float32, and bytes read a second, on one thread.");
 
   nb::class_<Program>(module, "Program", "A loaded .pte program: constants are read in place from the bytes given.")
-      .def(nb::init<nb::object, int>(), nb::arg("data"), nb::arg("threads") = 1)
+      .def(nb::init<nb::object, int, bool>(), nb::arg("data"), nb::arg("threads") = 1, nb::arg("mapped") = false)
       .def_prop_ro("inputs", &Program::inputs, "(dtype, shape) of every input.")
       .def_prop_ro("outputs", &Program::outputs, "(dtype, shape) of every output.")
       .def_prop_ro("state_bytes", &Program::state_bytes, "Bytes of the value and instruction tables.")

@@ -9,6 +9,7 @@
 #define NOMINMAX
 #include <windows.h>
 #else
+#include <sys/mman.h>
 #include <unistd.h>
 #endif
 
@@ -87,13 +88,13 @@ inline std::string tensor_text(const edge_tensor &tensor) {
   return std::string(dtype ? dtype : "unknown") + " " + shape_text(tensor.sizes, tensor.rank);
 }
 
-// Owns one buffer export of a Python object.
+// Owns one buffer export of a Python object. `what` names it in errors; no text is made of it before there is one.
 class View {
  public:
-  View(nb::handle object, int flags, const std::string &what) {
+  View(nb::handle object, int flags, const char *what) {
     if (PyObject_GetBuffer(object.ptr(), &buffer_, flags) != 0) {
       nb::python_error reason;
-      refuse(what + ": " + nb::cast<std::string>(nb::str(reason.value())));
+      refuse(std::string(what) + ": " + nb::cast<std::string>(nb::str(reason.value())));
     }
   }
   ~View() { PyBuffer_Release(&buffer_); }
@@ -103,16 +104,16 @@ class View {
   const Py_buffer &get() const { return buffer_; }
 
   // The array as a tensor; its bytes are meaningful only where the export is contiguous.
-  edge_tensor tensor(const std::string &what) const {
+  edge_tensor tensor(const char *what) const {
     edge_tensor tensor{};
     int dtype = dtype_of_format(buffer_.format, buffer_.itemsize);
-    if (dtype < 0) refuse(what + ": unsupported array format '" + buffer_.format + "'");
+    if (dtype < 0) refuse(std::string(what) + ": unsupported array format '" + buffer_.format + "'");
     if (buffer_.ndim > EDGE_MAX_RANK) {
-      refuse(what + ": " + std::to_string(buffer_.ndim) + " dimensions; the core takes at most " +
+      refuse(std::string(what) + ": " + std::to_string(buffer_.ndim) + " dimensions; the core takes at most " +
              std::to_string(EDGE_MAX_RANK));
     }
     for (int i = 0; i < buffer_.ndim; ++i) {
-      if (buffer_.shape[i] > INT32_MAX) refuse(what + ": a dimension is larger than 2^31-1");
+      if (buffer_.shape[i] > INT32_MAX) refuse(std::string(what) + ": a dimension is larger than 2^31-1");
       tensor.sizes[i] = static_cast<int32_t>(buffer_.shape[i]);
     }
     tensor.rank = static_cast<uint8_t>(buffer_.ndim);
@@ -160,6 +161,19 @@ inline uint64_t most_bytes_of_a_program() {
   return std::min(half, UINT64_C(4) << 30);
 }
 
+// Gives the system the whole pages of `bytes`, which lie in a mapping of a file that nobody writes: they come back from
+// the file when they are read.
+inline void give_back(const void *bytes, size_t size) {
+#if defined(MADV_DONTNEED)
+  const std::uintptr_t page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t start = reinterpret_cast<std::uintptr_t>(bytes);
+  const std::uintptr_t first = (start + page - 1) / page * page, end = (start + size) / page * page;
+  if (first < end) madvise(reinterpret_cast<void *>(first), end - first, MADV_DONTNEED);
+#else
+  (void)bytes, (void)size;
+#endif
+}
+
 // ---- Python values for an operator --------------------------------------------------------------------------------
 
 // Holds whatever the edge_values of one call point into.
@@ -189,9 +203,9 @@ class Arguments {
       add_list(nb::borrow<nb::list>(object), what, value, writable);
     } else {
       int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
-      views_.push_back(std::make_unique<View>(object, flags, what));
+      views_.push_back(std::make_unique<View>(object, flags, what.c_str()));
       value->kind = EDGE_TENSOR;
-      value->as.tensor = views_.back()->tensor(what);
+      value->as.tensor = views_.back()->tensor(what.c_str());
       size_t width = edge_dtype_bytes(value->as.tensor.dtype);
       if (reinterpret_cast<std::uintptr_t>(value->as.tensor.data) % width != 0) {
         refuse(what + ": its memory is not at a multiple of " + std::to_string(width) + " bytes; pass a copy");

@@ -14,7 +14,7 @@ _ABSENT = object()
 
 # Control characters, line separators, lone surrogates, and the marks that reverse the direction of what follows:
 # text from a file ends up in terminals and file names.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 class Fields:
@@ -121,7 +121,8 @@ def text(value: object, where: str, longest: int, pattern: re.Pattern[str] | Non
         raise BadFile(f"{where}: expected text, found {kind_of(value)}")
     if len(value) > longest:
         raise BadFile(f"{where}: {len(value)} characters; at most {longest} are read")
-    if _UNPRINTABLE.search(value):
+    # Compiling the pattern takes more memory than a manifest; most texts do not need it.
+    if not (value.isascii() and value.isprintable()) and re.search(_UNPRINTABLE, value):
         raise BadFile(f"{where}: holds a control character")
     if pattern is not None and not pattern.fullmatch(value):
         raise BadFile(f"{where}: {shown(value)} does not have the form {pattern.pattern}")

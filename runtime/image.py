@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.runtime.errors import BadFile, BadInput, MissingDependency
 from edge.runtime.fields import reason
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # What a caller may hand over: a path, a PIL.Image.Image or an array. Pillow need not be installed for arrays.
 ImageSource: TypeAlias = "str | os.PathLike[str] | NDArray[Any] | Any"

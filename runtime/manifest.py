@@ -10,11 +10,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.fields import Fields, integer, kind_of, number, shown, text
-from edge.runtime.preprocess import Preprocess, preprocess_from_dict
+
+if TYPE_CHECKING:
+    from edge.runtime.preprocess import Preprocess
 
 SCHEMA = 1
 
@@ -28,6 +30,12 @@ MAX_LICENSE = 200
 
 DTYPES = ("float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 ENGINES = ("core", "executorch", "litert", "onnx")
+# Which of them read which file of a bundle.
+FORMAT_ENGINES: dict[str, tuple[str, ...]] = {
+    "pte": ("core", "executorch"),
+    "tflite": ("litert",),
+    "onnx": ("onnx",),
+}
 
 # `Metrics` has a field of the type's name.
 _Float: TypeAlias = float
@@ -364,10 +372,16 @@ def _read_input(value: object, where: str) -> InputSpec:
         record.text("name", 200),
         record.choice("dtype", DTYPES),
         _shape(record),
-        _optional(record, "preprocess", preprocess_from_dict),
+        _optional(record, "preprocess", _read_preprocess),
     )
     record.done()
     return made
+
+
+def _read_preprocess(value: object, where: str) -> Preprocess:
+    from edge.runtime.preprocess import preprocess_from_dict  # many models have none
+
+    return preprocess_from_dict(value, where)
 
 
 def check_file_name(name: str) -> str | None:

@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.runtime.array_file import read_array
-from edge.runtime.backends import Buffer, OpProfile, Session, backend_module, default_threads
+from edge.runtime.backends import backend_module, default_threads
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
 from edge.runtime.fields import reason, shown
-from edge.runtime.manifest import ENGINES, MAX_FILE_BYTES, FileEntry, InputSpec, Manifest, TensorSpec
-from edge.runtime.preprocess import AudioPreprocess, ImagePreprocess, Preprocess
-from edge.runtime.target import FORMAT_ENGINES
+from edge.runtime.file_bytes import map_file
+from edge.runtime.manifest import (
+    ENGINES,
+    FORMAT_ENGINES,
+    MAX_FILE_BYTES,
+    FileEntry,
+    InputSpec,
+    Manifest,
+    TensorSpec,
+)
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a classifier says about one sample.
-
-    Args:
-        label: name of the best class; its index as text where the model has no labels.
-        index: index of the best class.
-        score: its probability, 0..1.
-        scores: float32 [classes], softmax of the model's first output.
-        labels: names of all classes.
-    """
-
-    label: str
-    index: int
-    score: float
-    scores: NDArray[np.float32]
-    labels: tuple[str, ...]
-
-    def top(self, count: int = 5) -> list[tuple[str, float]]:
-        """The `count` best classes as (label, score), best first."""
-        best = np.argsort(-self.scores, kind="stable")[:count]
-        return [(self.labels[index], float(self.scores[index])) for index in best]
+    from edge.runtime.backends.session import Buffer, OpProfile, Session
+    from edge.runtime.prediction import Prediction
+    from edge.runtime.preprocess import Preprocess
 
 
 class Model:
@@ -68,7 +54,7 @@ class Model:
             # The order of the tensors counts; their names inside a file are the exporter's.
             _check_same("input", manifest.inputs, self.inputs)
             _check_same("output", manifest.outputs, self.outputs)
-            _check_arena(manifest.files.get(Path(file).name), getattr(session, "arena_bytes", None))
+            _check_arena(manifest.files.get(os.path.basename(file)), getattr(session, "arena_bytes", None))
             self.inputs, self.outputs = list(manifest.inputs), list(manifest.outputs)
 
     def __call__(self, *arrays: NDArray[Any]) -> NDArray[Any] | tuple[NDArray[Any], ...]:
@@ -96,6 +82,8 @@ class Model:
             BadFile: the file is missing, damaged, or of another kind.
             MissingDependency: it is an image file, and Pillow is not installed.
         """
+        from edge.runtime.prediction import Prediction
+
         classes = self.outputs[0].shape[-1] if self.outputs[0].shape else 0
         if len(self.inputs) != 1 or int(np.prod(self.outputs[0].shape)) != classes or classes < 2:
             raise BadInput(
@@ -120,7 +108,7 @@ class Model:
     def _logits(self, source: Any) -> NDArray[np.float64]:
         preprocess = self.inputs[0].preprocess if isinstance(self.inputs[0], InputSpec) else None
         if isinstance(source, (str, os.PathLike)):
-            source = _read_source(Path(source), preprocess)
+            source = _read_source(os.fspath(source), preprocess)
         array = source if preprocess is None else preprocess(source)
         if not isinstance(array, np.ndarray):
             raise BadInput(f"{self.file}: has no preprocessing: expected an array, not {type(source).__name__}")
@@ -139,7 +127,9 @@ class Model:
             arrays = tuple(np.zeros(spec.shape, spec.dtype) for spec in self.inputs)
         ops = self._opened().profile(self._checked(arrays))
         if len(ops) == 1 and ops[0].macs is None and self.manifest is not None:
-            entry = self.manifest.files.get(Path(self.file).name)
+            from dataclasses import replace
+
+            entry = self.manifest.files.get(os.path.basename(self.file))
             ops = [replace(ops[0], macs=entry.macs if entry else None)]
         return ops
 
@@ -204,14 +194,15 @@ def load(path: str | os.PathLike[str], backend: str = "auto", threads: int | Non
         raise BadInput(f"threads: expected 1 to 256, found {threads!r}")
     if not isinstance(path, (str, os.PathLike)):
         raise BadInput(f"path: expected the path of a model file, found {shown(path)}")
-    place = Path(path)
-    if place.suffix.lower() == ".edge":
+    place = os.fspath(path)
+    suffix = os.path.splitext(place)[1].lower()
+    if suffix == ".edge":
         from edge.runtime.bundle import Bundle
 
         with Bundle.open(place) as bundle:
             files = {engine: names[0] for engine in ENGINES if (names := bundle.manifest.files_for(engine))}
             return _open_first(place, files, bundle.view, backend, threads, bundle.manifest)
-    kind = place.suffix.lower().lstrip(".")
+    kind = suffix.lstrip(".")
     if kind not in FORMAT_ENGINES:
         if not os.path.exists(place):
             raise BadFile(f"{place}: no such file")
@@ -222,7 +213,7 @@ def load(path: str | os.PathLike[str], backend: str = "auto", threads: int | Non
 
 
 def _open_first(
-    place: Path,
+    place: str,
     files: Mapping[str, str],
     read: Callable[[str], Buffer],
     choice: str,
@@ -262,27 +253,30 @@ def _opened_model(session: Session, name: str, where: str, manifest: Manifest | 
         raise
 
 
-def _read_source(path: Path, preprocess: Preprocess | None) -> Path | NDArray[Any]:
+def _read_source(path: str, preprocess: Preprocess | None) -> str | NDArray[Any]:
     """The array in a `.npy`; another path as it is, if the preprocessing reads files of other kinds.
 
     Raises:
         BadFile: there is no such file, or it cannot be the input.
     """
-    if path.suffix.lower() == ".npy":
+    if path.lower().endswith(".npy"):
+        from edge.runtime.array_file import read_array
+
         return read_array(path)
-    if isinstance(preprocess, (ImagePreprocess, AudioPreprocess)):
-        return path
+    if preprocess is not None:
+        from edge.runtime.preprocess import AudioPreprocess, ImagePreprocess
+
+        if isinstance(preprocess, (ImagePreprocess, AudioPreprocess)):
+            return path
     if not os.path.exists(path):
         raise BadFile(f"{path}: no such file")
     raise BadFile(f"{path}: the model takes arrays: expected a .npy file")
 
 
-def _file_view(path: Path) -> memoryview:
+def _file_view(path: str) -> memoryview:
     """The file's bytes, mapped."""
-    from edge.runtime.bundle import map_file
-
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not 0 < size <= MAX_FILE_BYTES:
                 raise BadFile(f"{path}: {size:,} bytes: expected 1 to {MAX_FILE_BYTES:,}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edge.runtime import audio, fields
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.image import ImageSource, decode_image
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MAX_SIDE = 4096
 MAX_SAMPLES = 10_000_000

@@ -7,13 +7,7 @@ the engines' wheels and the processors' manuals say; it is no measurement.
 from dataclasses import asdict, dataclass
 
 from edge.runtime.errors import BadInput
-
-# Which engines read which file of a bundle.
-FORMAT_ENGINES: dict[str, tuple[str, ...]] = {
-    "pte": ("core", "executorch"),
-    "tflite": ("litert",),
-    "onnx": ("onnx",),
-}
+from edge.runtime.manifest import FORMAT_ENGINES
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edge.runtime.target import FORMAT_ENGINES, TARGETS
+from edge.runtime.manifest import FORMAT_ENGINES
+from edge.runtime.target import TARGETS
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

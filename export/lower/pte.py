@@ -11,6 +11,7 @@ from executorch.exir.operator.convert import to_out_variant
 from torch import Tensor, nn
 
 import edge.export.ops  # noqa: F401  (registers the operators that the program calls)
+from edge.export.lower.arena import planning
 from edge.export.lower.freeze import module_path, trace
 from edge.export.lower.fuse import fuse
 from edge.runtime import _core
@@ -53,7 +54,8 @@ def to_pte(
         )
     edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
     _refuse_unsupported(edge.exported_program())
-    program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    config = ExecutorchBackendConfig(extract_delegate_segments=True, memory_planning_pass=planning())
+    program = edge.to_executorch(config)
     data = program.buffer
     with whole_file(path) as file:
         file.write(data)

@@ -33,7 +33,7 @@ from edge.export.lower.int8_attention import Int8Attention
 from edge.export.models import ModelSpec
 from edge.export.quantize import QuantConfig, ternarize
 from edge.runtime.errors import MissingDependency
-from edge.runtime.target import FORMAT_ENGINES
+from edge.runtime.manifest import FORMAT_ENGINES
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edge.runtime.backends import Buffer, OpProfile
 from edge.runtime.errors import BadFile, BadInput, EdgeError, MissingDependency, Unsupported
+from edge.runtime.file_bytes import is_mapped
 from edge.runtime.manifest import TensorSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from edge.runtime._core import CoreError, Program
+    from edge.runtime.backends.session import Buffer, OpProfile
 
 T = TypeVar("T")
 
@@ -34,6 +36,8 @@ class CoreSession:
         return _translated(lambda: self._program.run(list(arrays)))
 
     def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
+        from edge.runtime.backends.session import OpProfile
+
         self.run(arrays)
         calls = _translated(lambda: self._program.profile(list(arrays)))
         arguments = [list(_tensors(arguments)) for _, _, arguments in self._program.instructions]
@@ -76,7 +80,7 @@ def open(data: Buffer, threads: int) -> CoreSession:
         raise MissingDependency(missing)
     from edge.runtime._core import Program
 
-    return CoreSession(_translated(lambda: Program(data, threads)))
+    return CoreSession(_translated(lambda: Program(data, threads, is_mapped(data))))
 
 
 def _translated(call: Callable[[], T]) -> T:

@@ -15,8 +15,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.runtime.backends import Buffer, OpProfile, whole_model
 from edge.runtime.backends.engine_log import logged_to
+from edge.runtime.backends.session import Buffer, OpProfile, whole_model
 from edge.runtime.errors import BadFile, EdgeError, MissingDependency, Unsupported
 from edge.runtime.fields import reason
 from edge.runtime.manifest import TensorSpec

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.runtime.backends import Buffer, OpProfile, whole_model
 from edge.runtime.backends.engine_log import logged_to
+from edge.runtime.backends.session import Buffer, OpProfile, whole_model
 from edge.runtime.errors import BadFile, MissingDependency, Unsupported
 from edge.runtime.fields import reason
 from edge.runtime.manifest import TensorSpec

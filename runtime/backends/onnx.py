@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.runtime.backends import Buffer, OpProfile
+from edge.runtime.backends.session import Buffer, OpProfile
 from edge.runtime.errors import BadFile, MissingDependency, Unsupported
 from edge.runtime.fields import reason
 from edge.runtime.manifest import TensorSpec

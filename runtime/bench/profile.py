@@ -11,7 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from edge.runtime.backends import OpProfile
+from edge.runtime.backends.session import OpProfile
 from edge.runtime.model import Model
 
 

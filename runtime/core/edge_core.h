@@ -110,6 +110,13 @@ struct edge_threads;
 typedef struct edge_options {
   const struct edge_kernels *kernels; /* kernels/kernels.h; NULL: the best for this CPU */
   struct edge_threads *threads;       /* threads.h; NULL: the calling thread alone */
+  /* Called by edge_prepare for the constants of an instruction whose weights it has just repacked, as far as they lie
+   * in the file: what keeps the bytes in memory may let go of them, as long as they can still be read. NULL: nobody
+   * wants to know. */
+  void (*repacked)(void *user, const void *constant, size_t bytes);
+  void *user;
+  /* Constants of at most so many bytes are copied into the block: a mapped file would keep pages in memory for each. */
+  size_t copied_constant_bytes;
 } edge_options;
 
 /* Called after each instruction. `call` is valid only during the call-back. */

@@ -11,9 +11,16 @@ static edge_status changed(const edge_program *program) {
   return edge_set_error(program->reader.error, EDGE_BAD_FILE, "the program changed while it was being loaded");
 }
 
-static edge_status build_values(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *arena) {
+/* Where the program wants a tensor of the arena, or NULL. */
+static void *planned_place(const edge_survey *survey, uint8_t *const *memories, const edge_stored_value *stored) {
+  const size_t room = stored->memory < survey->program.memories.count ? survey->memory_bytes[stored->memory] : 0;
+  if (stored->offset > room || stored->value.as.tensor.bytes > room - stored->offset) return NULL;
+  return memories[stored->memory] + stored->offset;
+}
+
+static edge_status build_values(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *arena,
+                                uint8_t **memories) {
   const edge_program *program = &survey->program;
-  uint8_t *memories[EDGE_MAX_MEMORIES];
   for (uint32_t i = 0; i < program->memories.count; ++i) {
     memories[i] = edge_take(arena, survey->memory_bytes[i], 1);
     if (memories[i] == NULL) return changed(program);
@@ -25,13 +32,33 @@ static edge_status build_values(const edge_survey *survey, edge_model *model, ed
     edge_status status = edge_load_value(program, i, model->values, state, &stored);
     if (status != EDGE_OK) return status;
     if (stored.value.kind == EDGE_TENSOR && stored.memory != 0) {
+      stored.value.as.tensor.data = planned_place(survey, memories, &stored);
+      if (stored.value.as.tensor.data == NULL) return changed(program);
+    }
+    if (edge_is_copied(survey, &stored.value)) {
       edge_tensor *tensor = &stored.value.as.tensor;
-      size_t room = stored.memory < program->memories.count ? survey->memory_bytes[stored.memory] : 0;
-      if (stored.offset > room || tensor->bytes > room - stored.offset) return changed(program);
-      tensor->data = memories[stored.memory] + stored.offset;
-      if (stored.initial != NULL) memcpy(tensor->data, stored.initial, tensor->bytes);
+      void *copy = edge_take(state, tensor->bytes, 1);
+      if (copy == NULL) return changed(program);
+      if (tensor->bytes > 0) memcpy(copy, tensor->data, tensor->bytes);
+      tensor->data = copy;
     }
     model->values[i] = stored.value;
+  }
+  return EDGE_OK;
+}
+
+/* After the weights are repacked: until then the file may fill as much memory as the arena will. */
+static edge_status fill_arena(const edge_survey *survey, const edge_pool *arena, uint8_t *const *memories) {
+  const edge_program *program = &survey->program;
+  memset(arena->base, 0, arena->size); /* a run must not depend on what the block held before */
+  for (uint32_t i = 0; i < program->values.count; ++i) {
+    edge_stored_value stored;
+    edge_status status = edge_read_value(program, i, &stored);
+    if (status != EDGE_OK) return status;
+    if (stored.value.kind != EDGE_TENSOR || stored.memory == 0 || stored.initial == NULL) continue;
+    void *place = planned_place(survey, memories, &stored);
+    if (place == NULL) return changed(program);
+    memcpy(place, stored.initial, stored.value.as.tensor.bytes);
   }
   return EDGE_OK;
 }
@@ -123,6 +150,16 @@ static edge_status check_memories(const edge_call *call, uint32_t index) {
   return status;
 }
 
+static void tell_repacked(const edge_options *options, const edge_call *call) {
+  if (options->repacked == NULL) return;
+  for (uint32_t i = 0; i < edge_first_output(call->op); ++i) {
+    const edge_value *value = call->args[i];
+    if (value->kind != EDGE_TENSOR || !value->as.tensor.constant) continue;
+    if (value->as.tensor.bytes <= options->copied_constant_bytes) continue; /* a copy, not the file's */
+    options->repacked(options->user, value->as.tensor.data, value->as.tensor.bytes);
+  }
+}
+
 static edge_status build_calls(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *packed,
                                const edge_pool *scratch) {
   const edge_program *program = &survey->program;
@@ -156,7 +193,10 @@ static edge_status build_calls(const edge_survey *survey, edge_model *model, edg
     if (call->scratch_bytes > scratch->size) return changed(program);
     /* A constant that only a view made known as one was not surveyed: such a call runs unpacked. */
     if (call->packed_bytes > 0) call->packed = edge_take(packed, call->packed_bytes, 1);
-    if (call->packed != NULL) op->pack(call);
+    if (call->packed != NULL) {
+      op->pack(call);
+      tell_repacked(&survey->options, call);
+    }
     ++model->call_count;
   }
   return EDGE_OK;
@@ -177,14 +217,14 @@ edge_status edge_prepare(const void *program, size_t size, const edge_options *o
   edge_pool state = {packed.base + packed.size, need->state_bytes, 0};
   edge_pool arena = {state.base + state.size, need->arena_bytes, 0};
   edge_pool scratch = {arena.base + arena.size, need->scratch_bytes, 0};
-  memset(arena.base, 0, arena.size); /* a run must not depend on what the block held before */
+  uint8_t *memories[EDGE_MAX_MEMORIES];
 
   edge_model *built = edge_take(&state, 1, sizeof(edge_model));
   if (built == NULL) return changed(&survey.program);
   memset(built, 0, sizeof *built);
   built->input_count = survey.program.inputs.count;
   built->output_count = survey.program.outputs.count;
-  status = build_values(&survey, built, &state, &arena);
+  status = build_values(&survey, built, &state, &arena, memories);
   if (status == EDGE_OK) {
     status = build_ports(&survey.program, &survey.program.inputs, built, &state, &arena, &built->inputs);
   }
@@ -193,6 +233,7 @@ edge_status edge_prepare(const void *program, size_t size, const edge_options *o
   }
   if (status == EDGE_OK) status = resolve_views(&survey.program, built);
   if (status == EDGE_OK) status = build_calls(&survey, built, &state, &packed, &scratch);
+  if (status == EDGE_OK) status = fill_arena(&survey, &arena, memories);
   if (status == EDGE_OK) edge_choose_layouts(&survey.program, built);
   if (status == EDGE_OK) *model = built;
   return status;

@@ -52,6 +52,9 @@ typedef struct edge_survey {
 edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size, const edge_options *options,
                             edge_error *error);
 
+/* Whether the block has a copy of a value that the file holds. */
+bool edge_is_copied(const edge_survey *survey, const edge_value *value);
+
 /* Rounds up to 16 bytes and adds; false where that overflows. */
 bool edge_add_bytes(size_t *total, uint64_t bytes);
 edge_status edge_too_large(const edge_program *program);

@@ -26,7 +26,12 @@ static edge_status survey_counts(const edge_program *program) {
   return edge_set_error(program->reader.error, EDGE_UNSUPPORTED, "program without outputs");
 }
 
-/* Adds up the value table, the lists and the extent of every planned buffer. */
+bool edge_is_copied(const edge_survey *survey, const edge_value *value) {
+  return value->kind == EDGE_TENSOR && value->as.tensor.constant &&
+         value->as.tensor.bytes <= survey->options.copied_constant_bytes;
+}
+
+/* Adds up the value table, the lists, copied constants and the extent of every planned buffer. */
 static edge_status survey_values(edge_survey *survey) {
   const edge_program *program = &survey->program;
   if (!edge_add_bytes(&survey->need.state_bytes, (uint64_t)program->values.count * sizeof(edge_value))) {
@@ -40,6 +45,10 @@ static edge_status survey_values(edge_survey *survey) {
     if (status != EDGE_OK) return status;
     /* An upper bound: entries of tensor lists will point into the table instead. */
     if (!edge_add_bytes(&survey->need.state_bytes, lists.used)) return edge_too_large(program);
+    if (edge_is_copied(survey, &stored.value) &&
+        !edge_add_bytes(&survey->need.state_bytes, stored.value.as.tensor.bytes)) {
+      return edge_too_large(program);
+    }
     if (stored.value.kind == EDGE_TENSOR && stored.memory != 0) {
       /* Both fit: the value was checked against the buffer's size. */
       uint64_t end = stored.offset + stored.value.as.tensor.bytes;

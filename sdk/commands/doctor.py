@@ -58,8 +58,7 @@ def _core() -> dict[str, Any]:
 def _engines() -> list[dict[str, Any]]:
     """Each engine: its name, the files it opens, and what it lacks (None: ready)."""
     from edge.runtime.backends import backend_module
-    from edge.runtime.manifest import ENGINES
-    from edge.runtime.target import FORMAT_ENGINES
+    from edge.runtime.manifest import ENGINES, FORMAT_ENGINES
 
     return [
         {

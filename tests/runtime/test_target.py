@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edge.runtime.errors import BadInput
-from edge.runtime.manifest import ENGINES
-from edge.runtime.target import FORMAT_ENGINES, TARGETS, find_target
+from edge.runtime.manifest import ENGINES, FORMAT_ENGINES
+from edge.runtime.target import TARGETS, find_target
 
 
 def test_every_engine_reads_exactly_one_format() -> None:
