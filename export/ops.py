@@ -276,10 +276,9 @@ def _attention_int8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale:
         scores = scores.masked_fill(later, float("-inf"))
     peak = scores.nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf")).amax(-1, keepdim=True)
     parts = _attention_parts(peak - scores).double()
-    blocks = zip(parts.split(ATTENTION_BLOCK, -1), v_codes.double().split(ATTENTION_BLOCK, -2), strict=True)
-    mixed = torch.zeros_like(q)
-    for part, code in blocks:  # exact in double
-        mixed = mixed + (part @ code).float()
+    codes, mixed = v_codes.double(), torch.zeros_like(q)
+    for s in range(0, parts.shape[-1], ATTENTION_BLOCK):
+        mixed = mixed + (parts[..., s : s + ATTENTION_BLOCK] @ codes[..., s : s + ATTENTION_BLOCK, :]).float()
     share = torch.reciprocal(parts.sum(-1, keepdim=True).float())
     y = mixed * (torch.reciprocal(v_scale) * share)
     return torch.where(peak == float("-inf"), torch.zeros_like(y), y)

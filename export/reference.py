@@ -516,7 +516,7 @@ def attention_int8(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causa
         peak = np.fmax.reduce(score, axis=-1, initial=f32(-np.inf))
         parts = np.where(seen, _attention_parts(peak[..., None] - score), 0)
         turned = v_codes.astype(np.int64).swapaxes(-1, -2)
-        mixed = f32(0)
+        mixed = np.zeros_like(q)
         for s in range(0, keys, _ATTENTION_BLOCK):
             block = slice(s, s + _ATTENTION_BLOCK)
             mixed = mixed + (parts[..., block] @ turned[..., block, :]).astype(f32)
@@ -534,7 +534,7 @@ def _attention_parts(below: F32) -> NDArray[np.int64]:
     p = np.full_like(t, -1273)
     for c in (7494, -22478, 2 * ATTENTION_ONE):
         p = ((p * fraction + (1 << 14)) >> 15) + c
-    return (p + (1 << whole)) >> (whole + 1)
+    return cast(NDArray[np.int64], (p + (1 << whole)) >> (whole + 1))
 
 
 def attention_qkv(qkv: F32, heads: int, scale: float, causal: bool) -> F32:

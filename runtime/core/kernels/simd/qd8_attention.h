@@ -1,8 +1,8 @@
-/* scalar/qd8_attention.c over sixteen lanes: scores are a product of the queries' codes with the keys', outputs one of the
- * parts with the values' codes.
+/* scalar/qd8_attention.c over sixteen lanes: scores are a product of the queries' codes with the keys', outputs one of
+ * the parts with the values' codes.
  *
- * The second factor of both lies as panels, each of the outputs of a tile, in steps: for each step four bytes an output.
- * A step is four values of one byte or two of 16 bits. A row of the first factor has the same four bytes for a step.
+ * The second factor of both lies as panels, each of a tile's outputs, in steps: for each step four bytes an output,
+ * four values of one byte or two of 16 bits. A row of the first factor has the same four bytes for a step.
  *
  * The file that includes this defines before
  *   KEY_STEP           codes of the depth in a step of the first product, 4 or 2
