@@ -40,6 +40,8 @@ LANES = 16
 
 ATTENTION_ONE = 16256
 """Parts of an attention weight of 1 in `attention_int8`."""
+ATTENTION_BLOCK = 1024
+"""Keys whose sums of parts times codes fit 32 bits."""
 
 _EXACT_FLOAT32 = 1 << 24
 """Integers up to this size are exact in float32, so a float32 product of integers is the integer product."""
@@ -273,13 +275,24 @@ def _attention_int8(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(later, float("-inf"))
     peak = scores.nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf")).amax(-1, keepdim=True)
-    parts = (torch.exp(scores - peak) * float(ATTENTION_ONE)).round().nan_to_num(nan=0.0).double()
-    high = torch.floor(parts / 128)
-    codes = v_codes.double()
-    upper, lower = (high @ codes).float(), ((parts - 128 * high) @ codes).float()
+    parts = _attention_parts(peak - scores).double()
+    codes, mixed = v_codes.double(), torch.zeros_like(q)
+    for s in range(0, parts.shape[-1], ATTENTION_BLOCK):
+        mixed = mixed + (parts[..., s : s + ATTENTION_BLOCK] @ codes[..., s : s + ATTENTION_BLOCK, :]).float()
     share = torch.reciprocal(parts.sum(-1, keepdim=True).float())
-    y = (upper * 128.0 + lower) * (torch.reciprocal(v_scale) * share)
+    y = mixed * (torch.reciprocal(v_scale) * share)
     return torch.where(peak == float("-inf"), torch.zeros_like(y), y)
+
+
+def _attention_parts(below: Tensor) -> Tensor:
+    """int64 round(ATTENTION_ONE * e^-below), a cubic in integers of 16 bits; 0 for NaN."""
+    octaves = below * 5909.279  # in 1/4096: 4096 log2(e)
+    t = torch.where(octaves < 61439.0, octaves, 61439.0).round().long()
+    whole, fraction = t >> 12, (t & 4095) << 3
+    p = torch.full_like(t, -1273)
+    for c in (7494, -22478, 2 * ATTENTION_ONE):
+        p = ((p * fraction + (1 << 14)) >> 15) + c
+    return (p + (1 << whole)) >> (whole + 1)
 
 
 def _of_qkv(of: Callable[..., Tensor], qkv: Tensor, heads: int, scale: float, causal: bool) -> Tensor:

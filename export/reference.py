@@ -494,6 +494,8 @@ def attention(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causal: bo
 
 ATTENTION_ONE = 16256
 """Parts of an attention weight of 1 in `attention_int8`: 127 * 128."""
+_ATTENTION_BLOCK = 1024
+"""Keys whose sums of parts times codes fit 32 bits."""
 
 
 def attention_int8(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causal: bool) -> F32:
@@ -512,14 +514,27 @@ def attention_int8(q: F32, k: F32, v: F32, mask: F32 | None, scale: float, causa
         seen = np.arange(keys) <= np.arange(queries)[:, None] if causal else np.ones((queries, keys), dtype=bool)
         score = np.where(seen, score, f32(-np.inf))
         peak = np.fmax.reduce(score, axis=-1, initial=f32(-np.inf))
-        part = np.rint(exp(score - peak[..., None]) * f32(ATTENTION_ONE))
-        parts = np.where(np.isnan(part) | ~seen, f32(0), part).astype(np.int64)
+        parts = np.where(seen, _attention_parts(peak[..., None] - score), 0)
         turned = v_codes.astype(np.int64).swapaxes(-1, -2)
-        high, low = ((parts >> 7) @ turned).astype(f32), ((parts & 127) @ turned).astype(f32)
+        mixed = np.zeros_like(q)
+        for s in range(0, keys, _ATTENTION_BLOCK):
+            block = slice(s, s + _ATTENTION_BLOCK)
+            mixed = mixed + (parts[..., block] @ turned[..., block, :]).astype(f32)
         share = f32(1) / parts.sum(-1).astype(f32)
-        out = (high * f32(128) + low) * ((f32(1) / v_scale)[..., None, :] * share[..., None])
+        out = mixed * ((f32(1) / v_scale)[..., None, :] * share[..., None])
     out[peak == -np.inf] = 0
     return cast(F32, out)
+
+
+def _attention_parts(below: F32) -> NDArray[np.int64]:
+    """round(ATTENTION_ONE * e^-below), a cubic in integers of 16 bits; 0 for NaN. Any shape, values >= 0 or NaN."""
+    octaves = below * f32(5909.279)  # in 1/4096: 4096 log2(e)
+    t = np.rint(np.where(octaves < f32(61439), octaves, f32(61439))).astype(np.int64)
+    whole, fraction = t >> 12, (t & 4095) << 3
+    p = np.full_like(t, -1273)
+    for c in (7494, -22478, 2 * ATTENTION_ONE):
+        p = ((p * fraction + (1 << 14)) >> 15) + c
+    return cast(NDArray[np.int64], (p + (1 << whole)) >> (whole + 1))
 
 
 def attention_qkv(qkv: F32, heads: int, scale: float, causal: bool) -> F32:

@@ -306,7 +306,7 @@ def test_attention_int8(causal: bool) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_qkv_int8_as_eager_torch(causal: bool) -> None:
-    """torch has its own exp: a weight may be another part of 16256 now and then."""
+    """Bit for bit: the weights are integers there too."""
     import edge.export.ops  # noqa: F401 - registers the operators
 
     rng = np.random.default_rng(19)
@@ -315,7 +315,7 @@ def test_attention_qkv_int8_as_eager_torch(causal: bool) -> None:
         qkv = normal(rng, b, t, 3 * h * d)
         got = check("attention_qkv_int8", [qkv, h, d**-0.5, causal])
         wanted = torch.ops.edge.attention_qkv_int8(torch.from_numpy(qkv), h, d**-0.5, causal)
-        np.testing.assert_allclose(got, wanted.numpy(), rtol=1e-3, atol=1e-3)
+        assert np.array_equal(bits(got), bits(wanted.numpy())), (b, t, h, d)
 
 
 def test_attention_int8_of_small_weights_counts_them_by_number() -> None:
@@ -328,6 +328,46 @@ def test_attention_int8_of_small_weights_counts_them_by_number() -> None:
     v[0, 0, 0] = 1
     got = check("attention_int8", [q, q.repeat(keys, 2), v, mask, 1.0, False])
     assert np.abs(got - 0.5).max() < 0.01
+
+
+def test_attention_int8_of_more_keys_than_a_block_of_sums() -> None:
+    """Sums of 1,024 keys fit 32 bits: the largest weights and values, of more keys than that."""
+    rng = np.random.default_rng(23)
+    for causal in (False, True):
+        q, k = np.zeros((1, 1, 3, 4), np.float32), normal(rng, 1, 1, 2500, 4)
+        v = rng.choice(np.float32([-1, 1]), (1, 1, 2500, 5))
+        v[..., 0] = 1
+        padded = np.ascontiguousarray(v[..., :4])
+        got = check("attention_int8", [q, k, padded, None, 1.0, causal])
+        np.testing.assert_allclose(got[0, 0, 2, 0], 1, rtol=1e-6)
+        if not causal:
+            np.testing.assert_allclose(got[0, 0], np.broadcast_to(padded.mean(-2), (1, 1, 3, 4))[0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0, 8.0])
+def test_attention_int8_is_off_by_its_codes_alone(spread: float) -> None:
+    """Its error is that of exact attention of the same codes: weights in integers add nothing."""
+    rng = np.random.default_rng(29)
+    q, k, v = (normal(rng, 2, 2, 256, 64) for _ in range(3))
+    q *= np.float32(spread)
+    exact = exact_attention(q, k, v)
+    got = check("attention_int8", [q, k, v, None, 0.125, False])
+    of_codes = exact_attention(rounded(q), rounded(k), rounded(v.swapaxes(-1, -2)).swapaxes(-1, -2))
+    error, least = (np.sqrt(np.mean((y - exact) ** 2)) for y in (got, of_codes))
+    assert error < 1.01 * least, (error, least)
+
+
+def exact_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Softmax attention of scale 0.125 in float64."""
+    score = q.astype(np.float64) @ k.astype(np.float64).swapaxes(-1, -2) * 0.125
+    weight = np.exp(score - score.max(-1, keepdims=True))
+    return weight @ v.astype(np.float64) / weight.sum(-1, keepdims=True)
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    """What the codes of each row stand for."""
+    codes, scale = reference.quantize_activation(x, -1.0)
+    return codes.astype(np.float32) / scale[..., None]
 
 
 def test_attention_of_no_depth_is_refused() -> None:

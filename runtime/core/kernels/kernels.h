@@ -164,9 +164,11 @@ typedef struct edge_attention {
   void (*run)(const edge_attention_head *head, size_t first, size_t last);
 } edge_attention;
 
-/* Parts that an attention weight of 1 has in scalar/qd8_attention.c, and keys up to which sums of them fit 32 bits. */
+/* Parts that an attention weight of 1 has in scalar/qd8_attention.c, and keys up to which sums of them fit 32 bits: of
+ * the parts alone, and of their products with codes. */
 #define EDGE_ATTENTION_ONE 16256
 #define EDGE_ATTENTION_KEYS 131072
+#define EDGE_ATTENTION_BLOCK 1024
 
 typedef struct edge_kernels {
   const char *isa;

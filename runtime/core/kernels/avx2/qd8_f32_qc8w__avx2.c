@@ -9,6 +9,10 @@
 
 #define DENSE_OFFSET 0
 #define DENSE_ROWS 4
+#define KEY_STEP 2
+#define PART_STEP 2
+#define HEAD_ROWS 4
+#define HEAD_VECTORS 1
 
 EDGE_TARGET_BEGIN(EDGE_AVX2)
 

@@ -21,7 +21,7 @@ typedef struct vf {
 } vf;
 typedef struct vi {
   __m256i lo, hi;
-} vi;
+} vi, vs;
 typedef struct vm {
   __m256 lo, hi;
 } vm;
@@ -211,6 +211,56 @@ EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
     _mm_storeu_si128((__m128i *)(p + 32 * i), _mm_unpacklo_epi16(ab[i], cd[i]));
     _mm_storeu_si128((__m128i *)(p + 32 * i + 16), _mm_unpackhi_epi16(ab[i], cd[i]));
   }
+}
+
+#define EDGE_EACH(name, operation) \
+  EDGE_INLINE vs name(vs a, vs b) { return (vs){operation(a.lo, b.lo), operation(a.hi, b.hi)}; }
+EDGE_EACH(vs_add, _mm256_add_epi16)
+EDGE_EACH(vs_and, _mm256_and_si256)
+EDGE_EACH(vs_mul, _mm256_mulhrs_epi16)
+#undef EDGE_EACH
+
+EDGE_INLINE vs vs_set(int16_t x) { return (vs){_mm256_set1_epi16(x), _mm256_set1_epi16(x)}; }
+EDGE_INLINE vs vs_load(const int16_t *p) {
+  return (vs){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 16))};
+}
+EDGE_INLINE void vs_store(int16_t *p, vs x) {
+  _mm256_storeu_si256((__m256i *)p, x.lo);
+  _mm256_storeu_si256((__m256i *)(p + 16), x.hi);
+}
+EDGE_INLINE vs vs_four_bytes(const void *p) {
+  int32_t four;
+  memcpy(&four, p, sizeof four);
+  return (vs){_mm256_set1_epi32(four), _mm256_set1_epi32(four)};
+}
+EDGE_INLINE vs vs_left(vs a, const int n) { return (vs){_mm256_slli_epi16(a.lo, n), _mm256_slli_epi16(a.hi, n)}; }
+EDGE_INLINE vs vs_right(vs a, const int n) { return (vs){_mm256_srli_epi16(a.lo, n), _mm256_srli_epi16(a.hi, n)}; }
+/* 2^(14 - n), a byte at a time from a table: of n at the high byte's place, of n + 8 modulo 16 at the low one's. */
+EDGE_INLINE __m256i pow2_below_15(__m256i n) {
+  const __m256i table = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, (char)128));
+  const __m256i twice = _mm256_or_si256(n, _mm256_slli_epi16(n, 8));
+  return _mm256_shuffle_epi8(table, _mm256_xor_si256(twice, _mm256_set1_epi16(8)));
+}
+EDGE_INLINE vs vs_halved(vs a, vs n) {
+  return (vs){_mm256_mulhrs_epi16(a.lo, pow2_below_15(n.lo)), _mm256_mulhrs_epi16(a.hi, pow2_below_15(n.hi))};
+}
+EDGE_INLINE vs vi_narrow(vi a, vi b) {
+  return (vs){_mm256_permute4x64_epi64(_mm256_packus_epi32(a.lo, a.hi), 0xD8),
+              _mm256_permute4x64_epi64(_mm256_packus_epi32(b.lo, b.hi), 0xD8)};
+}
+EDGE_INLINE void vi_store_twos(int16_t *p, vi a, vi b) {
+  vs_store(p, (vs){_mm256_blend_epi16(a.lo, _mm256_slli_epi32(b.lo, 16), 0xAA),
+                   _mm256_blend_epi16(a.hi, _mm256_slli_epi32(b.hi, 16), 0xAA)});
+}
+EDGE_INLINE vs vs_load_codes(const int8_t *p) {
+  return (vs){_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)),
+              _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(p + 16)))};
+}
+EDGE_INLINE vs vf_as_twos(vf x) { return (vs){_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi)}; }
+EDGE_INLINE vi vi_add_twos(vi sum, vs a, vs two) {
+  return (vi){_mm256_add_epi32(sum.lo, _mm256_madd_epi16(a.lo, two.lo)),
+              _mm256_add_epi32(sum.hi, _mm256_madd_epi16(a.hi, two.hi))};
 }
 
 EDGE_TARGET_END

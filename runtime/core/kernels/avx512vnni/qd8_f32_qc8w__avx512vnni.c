@@ -9,6 +9,10 @@
 
 #define DENSE_OFFSET 128
 #define DENSE_ROWS 6
+#define KEY_STEP 4
+#define PART_STEP 2
+#define HEAD_ROWS 4
+#define HEAD_VECTORS 4
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 

@@ -17,7 +17,7 @@
 #define EDGE_TILE_VECTORS 1
 
 typedef __m512 vf;
-typedef __m512i vi;
+typedef __m512i vi, vs;
 typedef __mmask16 vm;
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
@@ -115,6 +115,38 @@ EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   const __m512i quads = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
   _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, quads));
+}
+
+EDGE_INLINE vs vs_set(int16_t x) { return _mm512_set1_epi16(x); }
+EDGE_INLINE vs vs_load(const int16_t *p) { return _mm512_loadu_si512(p); }
+EDGE_INLINE void vs_store(int16_t *p, vs x) { _mm512_storeu_si512(p, x); }
+EDGE_INLINE vs vs_four_bytes(const void *p) {
+  int32_t four;
+  memcpy(&four, p, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+EDGE_INLINE vs vs_add(vs a, vs b) { return _mm512_add_epi16(a, b); }
+EDGE_INLINE vs vs_and(vs a, vs b) { return _mm512_and_si512(a, b); }
+#define vs_left(a, n) _mm512_slli_epi16(a, n) /* macros: the number is an immediate */
+#define vs_right(a, n) _mm512_srli_epi16(a, n)
+EDGE_INLINE vs vs_mul(vs a, vs b) { return _mm512_mulhrs_epi16(a, b); }
+EDGE_INLINE vs vs_halved(vs a, vs n) {
+  const __m256i pow2 = _mm256_set_epi16(0, 1, 1 << 1, 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8, 1 << 9,
+                                        1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14);
+  return _mm512_mulhrs_epi16(a, _mm512_permutexvar_epi16(n, _mm512_castsi256_si512(pow2)));
+}
+EDGE_INLINE vs vi_narrow(vi a, vi b) {
+  const __m512i order = _mm512_set_epi64(7, 5, 3, 1, 6, 4, 2, 0);
+  return _mm512_permutexvar_epi64(order, _mm512_packus_epi32(a, b));
+}
+EDGE_INLINE void vi_store_twos(int16_t *p, vi a, vi b) {
+  _mm512_storeu_si512(p, _mm512_mask_blend_epi16(0xAAAAAAAA, a, _mm512_slli_epi32(b, 16)));
+}
+EDGE_INLINE vs vf_as_quads(vf x) { return _mm512_castps_si512(x); }
+EDGE_INLINE vi vi_add_twos(vi sum, vs a, vs two) { return _mm512_dpwssd_epi32(sum, a, two); }
+/* The four are made unsigned: plus 128, modulo 256. */
+EDGE_INLINE vi vi_add_quads(vi sum, vs a, vs four) {
+  return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(four, _mm512_set1_epi8((char)128)), a);
 }
 
 EDGE_TARGET_END

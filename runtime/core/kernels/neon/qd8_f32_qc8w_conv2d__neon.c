@@ -10,6 +10,10 @@
 
 #define DENSE_OFFSET 0
 #define DENSE_ROWS 2
+#define KEY_STEP 2
+#define PART_STEP 2
+#define HEAD_ROWS 4
+#define HEAD_VECTORS 1
 
 #include "kernels/simd/math.h"
 /* in this order */

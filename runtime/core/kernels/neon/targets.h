@@ -13,10 +13,6 @@
  * plus an offset, so that the load before moves it on for nothing. */
 #define EDGE_KEEP_ORDER(pointer) __asm__ volatile("" : "+r"(pointer) : : "memory")
 
-/* A tile that is a call of its own: inlined, it would share its registers with everything around, and compilers then
- * copy or spill sums in the innermost loop. */
-#define EDGE_APART static __attribute__((noinline))
-
 #if defined(__aarch64__)
 #define EDGE_NEON_BEGIN
 #define EDGE_NEON_END

@@ -25,6 +25,9 @@ typedef struct vf {
 typedef struct vi {
   int32x4_t a, b, c, d;
 } vi;
+typedef struct vs {
+  int16x8_t a, b, c, d;
+} vs;
 typedef struct vm {
   uint32x4_t a, b, c, d;
 } vm;
@@ -183,6 +186,72 @@ EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
 EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   const int8x16x4_t codes = {{sixteen_codes(a), sixteen_codes(b), sixteen_codes(c), sixteen_codes(d)}};
   vst4q_s8(p, codes); /* a macro where clang is: braces with commas would be several arguments */
+}
+
+EDGE_INLINE vs vs_set(int16_t x) {
+  const int16x8_t eight = vdupq_n_s16(x);
+  return (vs){eight, eight, eight, eight};
+}
+EDGE_INLINE vs vs_load(const int16_t *p) {
+  return (vs){vld1q_s16(p), vld1q_s16(p + 8), vld1q_s16(p + 16), vld1q_s16(p + 24)};
+}
+EDGE_INLINE void vs_store(int16_t *p, vs x) {
+  vst1q_s16(p, x.a);
+  vst1q_s16(p + 8, x.b);
+  vst1q_s16(p + 16, x.c);
+  vst1q_s16(p + 24, x.d);
+}
+EDGE_INLINE vs vs_four_bytes(const void *p) {
+  int32_t four;
+  memcpy(&four, p, sizeof four);
+  const int16x8_t eight = vreinterpretq_s16_s32(vdupq_n_s32(four));
+  return (vs){eight, eight, eight, eight};
+}
+EDGE_INLINE vs vs_add(vs x, vs y) { return EDGE_EACH_2(vs, vaddq_s16, x, y); }
+EDGE_INLINE vs vs_and(vs x, vs y) { return EDGE_EACH_2(vs, vandq_s16, x, y); }
+EDGE_INLINE vs vs_mul(vs x, vs y) { return EDGE_EACH_2(vs, vqrdmulhq_s16, x, y); }
+EDGE_INLINE vs vs_left(vs x, const int n) {
+  const int16x8_t by = vdupq_n_s16((int16_t)n);
+  return (vs){vshlq_s16(x.a, by), vshlq_s16(x.b, by), vshlq_s16(x.c, by), vshlq_s16(x.d, by)};
+}
+EDGE_INLINE int16x8_t edge_rightq(int16x8_t x, const int n) {
+  return vreinterpretq_s16_u16(vshlq_u16(vreinterpretq_u16_s16(x), vdupq_n_s16((int16_t)-n)));
+}
+EDGE_INLINE vs vs_right(vs x, const int n) {
+  return (vs){edge_rightq(x.a, n), edge_rightq(x.b, n), edge_rightq(x.c, n), edge_rightq(x.d, n)};
+}
+/* Not by more: the complement of n is -(n + 1). */
+EDGE_INLINE vs vs_halved(vs x, vs n) {
+  return (vs){vrshlq_s16(x.a, vmvnq_s16(n.a)), vrshlq_s16(x.b, vmvnq_s16(n.b)), vrshlq_s16(x.c, vmvnq_s16(n.c)),
+              vrshlq_s16(x.d, vmvnq_s16(n.d))};
+}
+EDGE_INLINE int16x8_t edge_narrowq(int32x4_t x, int32x4_t y) { return vcombine_s16(vmovn_s32(x), vmovn_s32(y)); }
+EDGE_INLINE vs vi_narrow(vi x, vi y) {
+  return (vs){edge_narrowq(x.a, x.b), edge_narrowq(x.c, x.d), edge_narrowq(y.a, y.b), edge_narrowq(y.c, y.d)};
+}
+EDGE_INLINE void vi_store_twos(int16_t *p, vi x, vi y) { vs_store(p, vi_narrow(x, y)); }
+EDGE_INLINE vs vs_load_codes(const int8_t *p) {
+  const int8x16_t low = vld1q_s8(p), high = vld1q_s8(p + 16);
+  return (vs){vmovl_s8(vget_low_s8(low)), vmovl_s8(vget_high_s8(low)), vmovl_s8(vget_low_s8(high)),
+              vmovl_s8(vget_high_s8(high))};
+}
+EDGE_INLINE void vs_store_codes(int8_t *p, vs x) {
+  vst1q_s8(p, vcombine_s8(vmovn_s16(x.a), vmovn_s16(x.b)));
+  vst1q_s8(p + 16, vcombine_s8(vmovn_s16(x.c), vmovn_s16(x.d)));
+}
+EDGE_INLINE vs vf_as_quads(vf x) { return EDGE_EACH_1(vs, vreinterpretq_s16_f32, x); }
+EDGE_INLINE vs vf_as_twos(vf x) { /* the first of each two before the second */
+  const vs twos = vf_as_quads(x);
+  return (vs){vuzp1q_s16(twos.a, twos.b), vuzp1q_s16(twos.c, twos.d), vuzp2q_s16(twos.a, twos.b),
+              vuzp2q_s16(twos.c, twos.d)};
+}
+EDGE_INLINE vi vi_add_twos(vi sum, vs x, vs two) {
+  const int16x4_t pair = vget_low_s16(two.a);
+  sum.a = vmlal_lane_s16(vmlal_lane_s16(sum.a, vget_low_s16(x.a), pair, 0), vget_low_s16(x.c), pair, 1);
+  sum.b = vmlal_lane_s16(vmlal_lane_s16(sum.b, vget_high_s16(x.a), pair, 0), vget_high_s16(x.c), pair, 1);
+  sum.c = vmlal_lane_s16(vmlal_lane_s16(sum.c, vget_low_s16(x.b), pair, 0), vget_low_s16(x.d), pair, 1);
+  sum.d = vmlal_lane_s16(vmlal_lane_s16(sum.d, vget_high_s16(x.b), pair, 0), vget_high_s16(x.d), pair, 1);
+  return sum;
 }
 
 #endif

@@ -10,11 +10,21 @@
 
 #define DENSE_OFFSET 0
 #define DENSE_ROWS 4
+#define KEY_STEP 4
+#define PART_STEP 4
+#define HEAD_ROWS 4
+#define HEAD_VECTORS 1
 
 #undef EDGE_SIMD
 #define EDGE_SIMD(name) name##__neon_dotprod
 
 EDGE_DOTPROD_BEGIN
+
+EDGE_INLINE vi vi_add_quads(vi sum, vs values, vs four) {
+  const int8x16_t x = vreinterpretq_s8_s16(four.a);
+  return (vi){vdotq_s32(sum.a, vreinterpretq_s8_s16(values.a), x), vdotq_s32(sum.b, vreinterpretq_s8_s16(values.b), x),
+              vdotq_s32(sum.c, vreinterpretq_s8_s16(values.c), x), vdotq_s32(sum.d, vreinterpretq_s8_s16(values.d), x)};
+}
 
 #include "kernels/simd/math.h"
 /* in this order */

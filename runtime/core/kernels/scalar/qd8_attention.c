@@ -3,15 +3,30 @@
  *   codes of q[t] and k[s], each with a scale of its own over the depth; of v[.][d], with one over the keys: as
  *   f32_qd8_quantize without norm; r = 1 / scale
  *   score[t][s] = ((float)(exact sum of q codes times k codes) * (scale * r_q[t])) * r_k[s], then + mask[t][s]
- *   part[t][s]  = round_half_even(exp(score - max) * 16256), 0 where that is NaN; with causal, over s <= t only
- *   high, low   = exact sums over s of (part / 128) and (part % 128) times the v codes
- *   out[t][d]   = ((float)high * 128 + (float)low) * (r_v[d] * (1 / (float)(sum of the parts)))
+ *   part[t][s]  = part_of(max - score): 16256 are a weight of 1; with causal, over s <= t only
+ *   mixed[t][d] = (float)(exact sum over s of part times v code), in blocks of 1024 keys, added in order
+ *   out[t][d]   = mixed * (r_v[d] * (1 / (float)(sum of the parts)))
  *
- * The parts have two halves of seven bits, so that every product is one of int8: 14 bits are as good as float for a
- * softmax, whose small weights count by their number. A row without a score above -inf becomes zero.
+ * The parts have 14 bits, so that weights are as good as float's for a softmax, whose small ones count by their number;
+ * and a sum of a block fits 32 bits. A row without a score above -inf becomes zero.
  */
-#include "kernels/math_f32.h"
 #include "kernels/scalar/scalar.h"
+
+/* (a * b) / 2^15, halves up: PMULHRSW, SQRDMULH. */
+static int32_t product_of(int32_t a, int32_t b) { return (a * b + (1 << 14)) >> 15; }
+
+/* round(16256 * e^-below), to 1.3e-4 of itself and half a part; of NaN 0. In units of 1/4096 octave, the fraction of
+ * which has a cubic in integers of 16 bits; 61439 are so many that the part is 0. */
+static int32_t part_of(float below) {
+  const float octaves = below * 5909.279f; /* 4096 log2(e) */
+  const int32_t t = (int32_t)rintf(octaves < 61439.0f ? octaves : 61439.0f);
+  const int32_t whole = t >> 12, fraction = (t & 4095) << 3;
+  int32_t p = -1273;
+  p = product_of(p, fraction) + 7494;
+  p = product_of(p, fraction) - 22478;
+  p = product_of(p, fraction) + 2 * EDGE_ATTENTION_ONE;
+  return (p + (1 << whole)) >> (whole + 1);
+}
 
 /* Codes of `count` values `step` floats apart, to every `to_step`-th byte; returns 1 / scale. */
 static float codes_of(size_t count, const float *x, size_t step, int8_t *codes, size_t to_step) {
@@ -71,18 +86,19 @@ void edge_qd8_attention__scalar(const edge_attention_head *head, size_t first, s
     }
     int32_t sum = 0;
     for (size_t s = 0; s < seen; ++s) {
-      const float part = rintf(edge_expf(own.scores[s] - max) * (float)EDGE_ATTENTION_ONE);
-      own.parts[s] = part == part ? (int32_t)part : 0;
+      own.parts[s] = part_of(max - own.scores[s]);
       sum += own.parts[s];
     }
     const float share = 1.0f / (float)sum;
     for (size_t d = 0; d < depth; ++d) {
-      int32_t high = 0, low = 0;
-      for (size_t s = 0; s < seen; ++s) {
-        high += (own.parts[s] >> 7) * own.values[s * depth + d];
-        low += (own.parts[s] & 127) * own.values[s * depth + d];
+      float mixed = 0.0f;
+      for (size_t first_key = 0; first_key < seen; first_key += EDGE_ATTENTION_BLOCK) {
+        const size_t end = seen - first_key < EDGE_ATTENTION_BLOCK ? seen : first_key + EDGE_ATTENTION_BLOCK;
+        int32_t block = 0;
+        for (size_t s = first_key; s < end; ++s) block += own.parts[s] * own.values[s * depth + d];
+        mixed += (float)block;
       }
-      out[d] = ((float)high * 128.0f + (float)low) * (own.value_step[d] * share);
+      out[d] = mixed * (own.value_step[d] * share);
     }
   }
 }
