@@ -9,6 +9,7 @@
 
 #define DENSE_OFFSET 128
 #define DENSE_ROWS 6
+#define DEPTHWISE_VECTORS 2
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 
@@ -56,6 +57,8 @@ EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_
     for (size_t g = 0; g < groups; ++g) vi_store(sums + r * EDGE_PANEL + 16 * g, sum[r][g]);
   }
 }
+
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) { return _mm512_dpbusd_epi32(sum, quads, w); }
 
 EDGE_TARGET_END
 
