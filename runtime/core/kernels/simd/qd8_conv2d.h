@@ -4,8 +4,8 @@
  * The image has the convolution's padding around it, so an output pixel's codes are at fixed offsets from its first:
  * runs of them, one a kernel row, or one a kernel column too where it is dilated. A dense convolution (groups = 1) is a
  * matrix product whose rows are pixels and whose depth is these runs, each rounded up to a whole number of quads, where
- * the weights are 0. A depthwise one takes sixteen channels as lanes: simd/qd8_depthwise.h. Others are the scalar
- * kernel's.
+ * the weights are 0; where one run of all codes has clearly fewer quads, they are copied into one. A depthwise
+ * convolution takes sixteen channels as lanes: simd/qd8_depthwise.h. Others are the scalar kernel's.
  */
 
 #include "kernels/simd/qd8_depthwise.h"
@@ -14,13 +14,19 @@
 #define CONV_PIXELS EDGE_ROW_BLOCK
 /* Codes behind the image's last that may be read, and meet weights of 0. */
 #define CONV_SLACK 64
+/* Of a pixel's codes at most. */
+#define GATHERED_QUADS 32
 
 typedef struct conv_layout {
   bool depthwise;
   size_t pixel, pitch; /* codes from one pixel, one row of the padded image to the next */
   size_t rows;         /* of it */
   char zero;           /* the code of padding */
-  dense_runs runs;     /* of codes that a pixel meets, in a dense convolution */
+  /* Of a dense convolution: */
+  dense_runs source; /* a pixel's codes in the image */
+  size_t length;     /* of one of these runs, whose last quad may have more */
+  dense_runs runs;   /* what the weights meet: they, or where `gathered` a copy that is one run */
+  bool gathered;
   size_t panels;       /* of 64 outputs */
 } conv_layout;
 
@@ -34,16 +40,22 @@ static conv_layout layout_of(const edge_conv2d *shape) {
       .pitch = ((size_t)shape->width + 2 * (size_t)shape->padding_w) * pixel,
       .rows = (size_t)shape->height + 2 * (size_t)shape->padding_h,
       .zero = (char)(depthwise ? DENSE_OFFSET : 0),
-      .runs =
+      .length = dilated ? channels : (size_t)shape->kernel_w * channels,
+      .source =
           {
               .down = (size_t)shape->kernel_h,
               .across = dilated ? (size_t)shape->kernel_w : 1,
               .across_step = (size_t)shape->dilation_w * channels,
-              .quads = ((dilated ? channels : (size_t)shape->kernel_w * channels) + 3) / 4,
           },
       .panels = dense_panels((size_t)shape->out_channels),
   };
-  layout.runs.down_step = (size_t)shape->dilation_h * layout.pitch;
+  layout.source.down_step = (size_t)shape->dilation_h * layout.pitch;
+  layout.source.quads = (layout.length + 3) / 4;
+  /* A copy must save more products than it takes time. */
+  const size_t runs = layout.source.down * layout.source.across;
+  const dense_runs one = one_run(runs * layout.length);
+  layout.gathered = one.quads <= GATHERED_QUADS && 8 * one.quads <= 7 * runs * layout.source.quads;
+  layout.runs = layout.gathered ? one : layout.source;
   return layout;
 }
 
@@ -75,18 +87,18 @@ void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const int8_t *wei
   }
   for (size_t o = 0; o < (size_t)shape->out_channels; ++o) {
     for (size_t c = 0; c < channels; ++c) {
-      for (size_t kh = 0; kh < layout.runs.down; ++kh) {
+      for (size_t kh = 0; kh < (size_t)shape->kernel_h; ++kh) {
         for (size_t kw = 0; kw < (size_t)shape->kernel_w; ++kw) {
-          const bool whole = layout.runs.across == 1;
-          dense_put(&layout.runs, packed, layout.panels, o, whole ? kh : kh * layout.runs.across + kw,
-                    whole ? kw * channels + c : c, *weight++);
+          const size_t i = (kh * (size_t)shape->kernel_w + kw) * channels + c; /* of all runs in one */
+          const size_t run = layout.gathered ? 0 : i / layout.length;
+          dense_put(&layout.runs, packed, layout.panels, o, run, i - run * layout.length, *weight++);
         }
       }
     }
   }
 }
 
-/* No code of the image needs clipping: |x| * (127 / largest) is below 127.5, whatever the two divisions' roundings. */
+/* No code of the image needs clipping: |x| * (127 / largest) is below 127.5 whatever the roundings. */
 
 EDGE_INLINE void store_codes(int8_t *to, vf x, vf scale, size_t count) {
   const vi code = vf_to_int_or_zero(vf_mul(x, scale));
@@ -257,12 +269,31 @@ static void depthwise_rows(const edge_qd8_conv2d *conv, const conv_layout *layou
   }
 }
 
+/* Copies each pixel's runs side by side, sixteen codes at a time: what is copied beyond a run, the next one overwrites.
+ * The pixels are then those of the copies. */
+static void gather(const conv_layout *layout, const int8_t **pixel, size_t count, int8_t *copies) {
+  const dense_runs *source = &layout->source;
+  const size_t step = layout->runs.quads * 4 + 16;
+  int8_t *to = copies;
+  for (size_t d = 0; d < source->down; ++d) {
+    for (size_t a = 0; a < source->across; ++a, to += layout->length) {
+      const size_t at = d * source->down_step + a * source->across_step;
+      for (size_t i = 0; i < layout->length; i += 16) {
+        for (size_t r = 0; r < count; ++r) memcpy(to + r * step + i, pixel[r] + at + i, 16);
+      }
+    }
+  }
+  for (size_t r = 0; r < count; ++r) pixel[r] = copies + r * step;
+}
+
 static void dense_rows(const edge_qd8_conv2d *conv, const conv_layout *layout, size_t first, size_t last) {
   const edge_conv2d *shape = &conv->shape;
   const size_t width = (size_t)shape->out_width, end = last * width, channels = (size_t)shape->out_channels;
   const size_t down = (size_t)shape->stride_h * layout->pitch, across = (size_t)shape->stride_w * layout->pixel;
   const int8_t *line = (const int8_t *)conv->image + first * down;
   size_t x = 0;
+  int8_t copies[CONV_PIXELS * (GATHERED_QUADS * 4 + 16)];
+  if (layout->gathered) memset(copies, 0, sizeof copies);
   for (size_t begin = first * width; begin < end; begin += CONV_PIXELS) {
     const size_t count = end - begin < CONV_PIXELS ? end - begin : CONV_PIXELS;
     const int8_t *pixel[CONV_PIXELS];
@@ -272,6 +303,7 @@ static void dense_rows(const edge_qd8_conv2d *conv, const conv_layout *layout, s
       x = 0;
       line += down;
     }
+    if (layout->gathered) gather(layout, pixel, count, copies);
     for (size_t p = 0; p < layout->panels; ++p) {
       _Alignas(64) int32_t sums[CONV_PIXELS * EDGE_PANEL];
       const size_t o = p * EDGE_PANEL, some = channels - o < EDGE_PANEL ? channels - o : EDGE_PANEL;
