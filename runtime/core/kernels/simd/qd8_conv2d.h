@@ -98,10 +98,10 @@ void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const int8_t *wei
   }
 }
 
-/* No code of the image needs clipping: |x| * (127 / largest) is below 127.5 whatever the roundings. */
+/* The scale is 127 / the largest |x|: no code needs clipping. */
 
 EDGE_INLINE void store_codes(int8_t *to, vf x, vf scale, size_t count) {
-  const vi code = vf_to_int_or_zero(vf_mul(x, scale));
+  const vi code = v_code_within(x, scale);
   if (count == 16) {
     vi_store_codes(to, code);
     return;
