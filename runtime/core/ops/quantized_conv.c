@@ -77,7 +77,7 @@ static edge_status run(edge_call *call) {
   const edge_conv2d *shape = &work.conv.shape;
   EDGE_TRY(geometry(call, &work.conv.shape));
   if (shape->out_channels == 0 || shape->out_height == 0 || shape->out_width == 0) return EDGE_OK;
-  edge_threads *pool = edge_threads_for(call, (double)call->macs / (shape->groups == 1 ? 100.0 : 5.0));
+  edge_threads *pool = edge_threads_for(call, (double)call->macs / (shape->groups == 1 ? 100.0 : 40.0));
   const size_t threads = edge_thread_count(pool);
   const size_t in_step = (size_t)edge_product(edge_tensor_at(call, X)->sizes, 1, 4);
   const size_t out_step = (size_t)edge_product(edge_tensor_at(call, OUT)->sizes, 1, 4);

@@ -160,9 +160,9 @@ static edge_conv2d random_conv(void) {
     edge_conv2d conv = {.batch = 1, .groups = 1};
     int32_t group_channels = (int32_t)between(1, one_in(2) ? 4 : 36), group_outputs = (int32_t)length(40);
     if (one_in(3)) { /* depthwise, sometimes with a multiplier */
-      conv.groups = (int32_t)length(40);
+      conv.groups = (int32_t)length(one_in(2) ? 40 : 200);
       group_channels = 1;
-      group_outputs = one_in(2) ? 1 : (int32_t)between(1, 3);
+      group_outputs = one_in(4) ? (int32_t)between(2, 3) : 1;
     } else if (one_in(3)) {
       conv.groups = (int32_t)between(2, 4);
       group_outputs = (int32_t)between(1, 20);
@@ -175,9 +175,17 @@ static edge_conv2d random_conv(void) {
       conv.kernel_h = conv.kernel_w = 3;
       conv.stride_h = conv.stride_w = (int32_t)between(1, 2);
       conv.padding_h = conv.padding_w = conv.dilation_h = conv.dilation_w = 1;
+    } else if (one_in(3)) {
+      conv.kernel_h = (int32_t)between(1, 9);
+      conv.kernel_w = one_in(2) ? 3 : 5;
+      conv.stride_h = (int32_t)between(1, 2);
+      conv.stride_w = conv.dilation_w = 1;
+      conv.dilation_h = (int32_t)between(1, 2);
+      conv.padding_h = (int32_t)between(0, (size_t)conv.kernel_h);
+      conv.padding_w = (int32_t)between(0, (size_t)conv.kernel_w);
     } else {
-      conv.kernel_h = (int32_t)between(1, 5);
-      conv.kernel_w = (int32_t)between(1, 5);
+      conv.kernel_h = (int32_t)between(1, 7);
+      conv.kernel_w = (int32_t)between(1, 7);
       conv.stride_h = (int32_t)between(1, 3);
       conv.stride_w = (int32_t)between(1, 3);
       conv.dilation_h = (int32_t)between(1, 3);

@@ -13,6 +13,7 @@
 #define PART_STEP 2
 #define HEAD_ROWS 4
 #define HEAD_VECTORS 1
+#define DEPTHWISE_VECTORS 1
 
 EDGE_TARGET_BEGIN(EDGE_AVX2)
 
@@ -60,6 +61,14 @@ EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_
     EDGE_UNROLL
     for (size_t r = 0; r < rows; ++r) vi_store(sums + r * EDGE_PANEL + 16 * g, sum[r]);
   }
+}
+
+EDGE_INLINE __m256i dot_of_eight(__m256i sum, __m256i quads, __m256i w) {
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(quads, w));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) {
+  return (vi){dot_of_eight(sum.lo, quads.lo, w.lo), dot_of_eight(sum.hi, quads.hi, w.hi)};
 }
 
 EDGE_TARGET_END

@@ -15,6 +15,8 @@
 /* Rows and vectors of a float tile: 12 of the 16 registers hold sums. */
 #define EDGE_TILE_ROWS 6
 #define EDGE_TILE_VECTORS 1
+/* Vectors whose codes fill a register. */
+#define EDGE_BLOCK 2
 
 typedef struct vf {
   __m256 lo, hi;
@@ -261,6 +263,25 @@ EDGE_INLINE vs vf_as_twos(vf x) { return (vs){_mm256_castps_si256(x.lo), _mm256_
 EDGE_INLINE vi vi_add_twos(vi sum, vs a, vs two) {
   return (vi){_mm256_add_epi32(sum.lo, _mm256_madd_epi16(a.lo, two.lo)),
               _mm256_add_epi32(sum.hi, _mm256_madd_epi16(a.hi, two.hi))};
+}
+
+/* Codes lie as saturating packs leave them: four of each register in each 128 bits. Unpacking sets them in order. */
+EDGE_INLINE void vf_store_block(int8_t *p, const vf x[EDGE_BLOCK], int offset) {
+  const __m256i a = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0].lo), _mm256_cvtps_epi32(x[0].hi));
+  const __m256i b = _mm256_packs_epi32(_mm256_cvtps_epi32(x[1].lo), _mm256_cvtps_epi32(x[1].hi));
+  const __m256i codes = _mm256_packs_epi16(a, b);
+  const __m256i nan = _mm256_cmpeq_epi8(codes, _mm256_set1_epi8(-128)); /* saturated; no code is that */
+  const __m256i known = _mm256_andnot_si256(nan, codes);
+  _mm256_storeu_si256((__m256i *)p, _mm256_add_epi8(known, _mm256_set1_epi8((char)offset)));
+}
+EDGE_INLINE vi vi_quads(const int8_t *const row[4], size_t at, const size_t i) {
+  const __m256i a = _mm256_loadu_si256((const __m256i *)(row[0] + at));
+  const __m256i b = _mm256_loadu_si256((const __m256i *)(row[1] + at));
+  const __m256i c = _mm256_loadu_si256((const __m256i *)(row[2] + at));
+  const __m256i d = _mm256_loadu_si256((const __m256i *)(row[3] + at));
+  const __m256i ab = i == 0 ? _mm256_unpacklo_epi8(a, b) : _mm256_unpackhi_epi8(a, b);
+  const __m256i cd = i == 0 ? _mm256_unpacklo_epi8(c, d) : _mm256_unpackhi_epi8(c, d);
+  return (vi){_mm256_unpacklo_epi16(ab, cd), _mm256_unpackhi_epi16(ab, cd)};
 }
 
 EDGE_TARGET_END

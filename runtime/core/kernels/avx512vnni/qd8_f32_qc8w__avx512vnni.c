@@ -13,6 +13,7 @@
 #define PART_STEP 2
 #define HEAD_ROWS 4
 #define HEAD_VECTORS 4
+#define DEPTHWISE_VECTORS 2
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 
@@ -60,6 +61,8 @@ EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_
     for (size_t g = 0; g < groups; ++g) vi_store(sums + r * EDGE_PANEL + 16 * g, sum[r][g]);
   }
 }
+
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) { return _mm512_dpbusd_epi32(sum, quads, w); }
 
 EDGE_TARGET_END
 

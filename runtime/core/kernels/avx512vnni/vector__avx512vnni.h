@@ -15,6 +15,8 @@
 /* Rows and vectors of a float tile. Two vectors a row would be slower: its additions then wait for each other's pipe. */
 #define EDGE_TILE_ROWS 12
 #define EDGE_TILE_VECTORS 1
+/* Vectors whose codes fill a register. */
+#define EDGE_BLOCK 4
 
 typedef __m512 vf;
 typedef __m512i vi, vs;
@@ -147,6 +149,23 @@ EDGE_INLINE vi vi_add_twos(vi sum, vs a, vs two) { return _mm512_dpwssd_epi32(su
 /* The four are made unsigned: plus 128, modulo 256. */
 EDGE_INLINE vi vi_add_quads(vi sum, vs a, vs four) {
   return _mm512_dpbusd_epi32(sum, _mm512_xor_si512(four, _mm512_set1_epi8((char)128)), a);
+}
+
+/* Codes lie as saturating packs leave them: four of each vector in each 128 bits. Unpacking sets them in order. */
+EDGE_INLINE void vf_store_block(int8_t *p, const vf x[EDGE_BLOCK], int offset) {
+  const __m512i ab = _mm512_packs_epi32(_mm512_cvtps_epi32(x[0]), _mm512_cvtps_epi32(x[1]));
+  const __m512i cd = _mm512_packs_epi32(_mm512_cvtps_epi32(x[2]), _mm512_cvtps_epi32(x[3]));
+  const __m512i codes = _mm512_packs_epi16(ab, cd), nan = _mm512_set1_epi8(-128); /* saturated; no code is that */
+  const __m512i offsets = _mm512_set1_epi8((char)offset);
+  _mm512_storeu_si512(p, _mm512_mask_mov_epi8(offsets, _mm512_cmpneq_epi8_mask(codes, nan),
+                                              _mm512_add_epi8(codes, offsets)));
+}
+EDGE_INLINE vi vi_quads(const int8_t *const row[4], size_t at, const size_t i) {
+  const __m512i a = _mm512_loadu_si512(row[0] + at), b = _mm512_loadu_si512(row[1] + at);
+  const __m512i c = _mm512_loadu_si512(row[2] + at), d = _mm512_loadu_si512(row[3] + at);
+  const __m512i ab = i < 2 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
+  const __m512i cd = i < 2 ? _mm512_unpacklo_epi8(c, d) : _mm512_unpackhi_epi8(c, d);
+  return i % 2 == 0 ? _mm512_unpacklo_epi16(ab, cd) : _mm512_unpackhi_epi16(ab, cd);
 }
 
 EDGE_TARGET_END

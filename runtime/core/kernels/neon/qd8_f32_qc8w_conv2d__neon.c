@@ -14,6 +14,7 @@
 #define PART_STEP 2
 #define HEAD_ROWS 4
 #define HEAD_VECTORS 1
+#define DEPTHWISE_VECTORS 1
 
 #include "kernels/simd/math.h"
 /* in this order */
@@ -24,6 +25,16 @@
 #include "kernels/simd/qd8_conv2d.h"
 /* beside it */
 #include "kernels/simd/qd8_attention.h"
+
+/* Two products of a quad, and the two others, fit 16 bits together, because no code is -128. */
+EDGE_INLINE int32x4_t dot_of_four(int32x4_t sum, int32x4_t quads, int32x4_t w) {
+  const int8x16_t x = vreinterpretq_s8_s32(quads), y = vreinterpretq_s8_s32(w);
+  return vpadalq_s16(sum, vpaddq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)), vmull_high_s8(x, y)));
+}
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) {
+  return (vi){dot_of_four(sum.a, quads.a, w.a), dot_of_four(sum.b, quads.b, w.b), dot_of_four(sum.c, quads.c, w.c),
+              dot_of_four(sum.d, quads.d, w.d)};
+}
 
 /* Eight products at a time, of two outputs: the sum of two fits 16 bits, because no code is -128. */
 EDGE_INLINE void sixteen_outputs(const size_t rows, const dense_runs *runs, const int32_t *start, const int8_t *weight,

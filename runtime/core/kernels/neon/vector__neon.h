@@ -17,6 +17,8 @@
 /* Rows and vectors of a float tile: 20 of the 32 registers hold sums. */
 #define EDGE_TILE_ROWS 5
 #define EDGE_TILE_VECTORS 1
+/* Vectors whose codes fill a register. */
+#define EDGE_BLOCK 1
 
 /* Members, not an array: compilers keep them in registers. */
 typedef struct vf {
@@ -252,6 +254,20 @@ EDGE_INLINE vi vi_add_twos(vi sum, vs x, vs two) {
   sum.c = vmlal_lane_s16(vmlal_lane_s16(sum.c, vget_low_s16(x.b), pair, 0), vget_low_s16(x.d), pair, 1);
   sum.d = vmlal_lane_s16(vmlal_lane_s16(sum.d, vget_high_s16(x.b), pair, 0), vget_high_s16(x.d), pair, 1);
   return sum;
+}
+
+EDGE_INLINE void vf_store_block(int8_t *p, const vf x[EDGE_BLOCK], int offset) {
+  vst1q_s8(p, vaddq_s8(sixteen_codes(vf_to_int(x[0])), vdupq_n_s8((int8_t)offset))); /* FCVTNS makes 0 of NaN */
+}
+EDGE_INLINE vi vi_quads(const int8_t *const row[4], size_t at, const size_t i) {
+  (void)i;
+  const int8x16_t a = vld1q_s8(row[0] + at), b = vld1q_s8(row[1] + at);
+  const int8x16_t c = vld1q_s8(row[2] + at), d = vld1q_s8(row[3] + at);
+  const int16x8_t ab[2] = {vreinterpretq_s16_s8(vzip1q_s8(a, b)), vreinterpretq_s16_s8(vzip2q_s8(a, b))};
+  const int16x8_t cd[2] = {vreinterpretq_s16_s8(vzip1q_s8(c, d)), vreinterpretq_s16_s8(vzip2q_s8(c, d))};
+  return (vi){
+      vreinterpretq_s32_s16(vzip1q_s16(ab[0], cd[0])), vreinterpretq_s32_s16(vzip2q_s16(ab[0], cd[0])),
+      vreinterpretq_s32_s16(vzip1q_s16(ab[1], cd[1])), vreinterpretq_s32_s16(vzip2q_s16(ab[1], cd[1]))};
 }
 
 #endif

@@ -14,6 +14,7 @@
 #define PART_STEP 4
 #define HEAD_ROWS 4
 #define HEAD_VECTORS 1
+#define DEPTHWISE_VECTORS 1
 
 #undef EDGE_SIMD
 #define EDGE_SIMD(name) name##__neon_dotprod
@@ -106,6 +107,14 @@ EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_
       sixteen_outputs(1, runs, start + 16 * g, weight + 64 * g, row, sums + 16 * g);
     }
   }
+}
+
+EDGE_INLINE int32x4_t dot_of_four(int32x4_t sum, int32x4_t quads, int32x4_t w) {
+  return vdotq_s32(sum, vreinterpretq_s8_s32(quads), vreinterpretq_s8_s32(w));
+}
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) {
+  return (vi){dot_of_four(sum.a, quads.a, w.a), dot_of_four(sum.b, quads.b, w.b), dot_of_four(sum.c, quads.c, w.c),
+              dot_of_four(sum.d, quads.d, w.d)};
 }
 
 EDGE_DOTPROD_END
