@@ -23,7 +23,7 @@ MISTAKES = {
     "f32_qd8_quantize": ("twin.h", "code < low ? low", "code < low + 1.0f ? low + 1.0f"),
     "qd8_f32_qc2w": ("qd8_f32_qc2w_gemm.c", "o < last;", "o < last + (last < gemm->n);"),
     "qd8_f32_qc4w": ("qd8_f32_qc4w_gemm.c", "const int32_t exact = acc[r]", "const int32_t exact = (int16_t)acc[r]"),
-    "f32_conv2d": ("f32_conv2d.c", "row >= conv->height)", "row + 1 >= conv->height && kh > 0)"),
+    "f32_conv2d": ("f32_conv2d.c", "row >= conv->height)", "row >= conv->height - (kh > 0))"),
     "f32_softmax": ("f32_softmax.c", "lane[i % EDGE_SUM_LANES] += e", "lane[i % 8] += e"),
     "f32_attention": ("f32_attention.c", "t + 1 < head->keys ? t + 1", "t + 2 < head->keys ? t + 2"),
 }
