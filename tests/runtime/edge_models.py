@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("cct_2_3x2", "ds_cnn")
+NAMES = ("cct_2_3x2", "ds_cnn", "cct_2_3x2_float", "ds_cnn_float")
+"""At 1.58 bits, and in float what bears that in its name."""
 
 
 def model_folder() -> Path:
@@ -25,7 +26,7 @@ def model_folder() -> Path:
 
 
 def write(name: str, folder: Path) -> None:
-    """NAME.pte, at 1.58 bits, of the architecture's own input shape."""
+    """NAME.pte of the architecture's own input shape."""
     import torch
 
     from edge.export.lower.freeze import freeze
@@ -33,13 +34,16 @@ def write(name: str, folder: Path) -> None:
     from edge.export.models import ModelSpec, registry
     from edge.export.quantize import QuantConfig, ternarize
 
-    info = registry()[name]
-    spec = ModelSpec(name, {"num_classes": info.num_classes, "input_shape": list(info.input_shape)})
+    architecture = name.removesuffix("_float")
+    info = registry()[architecture]
+    spec = ModelSpec(architecture, {"num_classes": info.num_classes, "input_shape": list(info.input_shape)})
     torch.manual_seed(0)
     example = (torch.randn(1, *info.input_shape),)
     with torch.no_grad():
-        frozen = freeze(ternarize(spec.build(), config=QuantConfig(keep=info.keep)), example)
-        to_pte(frozen, example, folder / f"{name}.pte")
+        model = spec.build().eval()
+        if architecture == name:
+            model = ternarize(model, config=QuantConfig(keep=info.keep))
+        to_pte(freeze(model, example), example, folder / f"{name}.pte")
 
 
 if __name__ == "__main__":

@@ -116,9 +116,32 @@ typedef struct edge_qd8_conv2d_weights {
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
 } edge_qd8_conv2d_weights;
 
-/* One sample of floats: scalar/f32_conv2d.c. */
-typedef void (*edge_f32_conv2d_fn)(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
-                                   int activation, float *out, const float *residual);
+/* One sample of a float convolution: scalar/f32_conv2d.c. */
+typedef struct edge_f32_conv2d {
+  edge_conv2d shape;
+  const float *x;
+  bool channels_last;  /* of x */
+  const float *weight; /* packed, or in the file's layout where packed_bytes is NULL */
+  const float *bias;   /* [out_channels], or NULL */
+  int activation;
+  edge_output_view out; /* (pixel, channel): row_step is 1, or step is */
+} edge_f32_conv2d;
+
+/* Output pixels, row after row, and channels. The first channel is a multiple of EDGE_PANEL, and so is the last unless
+ * it is the end; all channels where there are several groups. */
+typedef struct edge_conv_part {
+  size_t first_pixel, last_pixel, first_channel, last_channel;
+} edge_conv_part;
+
+/* As edge_qd8_weights, for float convolutions; `run` computes one part of the output. Where `image_bytes` is not 0, it
+ * wants the channels of x last: `turn` writes such an image of so many bytes from one whose channels come first. */
+typedef struct edge_f32_conv2d_weights {
+  size_t (*packed_bytes)(const edge_conv2d *shape);
+  void (*pack)(const edge_conv2d *shape, const float *weight, void *packed);
+  size_t (*image_bytes)(const edge_conv2d *shape);
+  void (*turn)(const edge_conv2d *shape, const float *x, float *image);
+  void (*run)(const edge_f32_conv2d *conv, const edge_conv_part *part);
+} edge_f32_conv2d_weights;
 
 /* A float matrix: element (i, j) is at data[i * row_step + j * step]. */
 typedef struct edge_matrix {
@@ -179,7 +202,7 @@ typedef struct edge_kernels {
   edge_qd8_weights qd8_f32_qc8w;
   edge_qd8_conv2d_weights qd8_f32_qc8w_conv2d;
   edge_f32_gemm_fn f32_gemm;
-  edge_f32_conv2d_fn f32_conv2d;
+  edge_f32_conv2d_weights f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;
   edge_f32_softmax_fn f32_softmax;
   edge_f32_largest_fn f32_largest;

@@ -11,9 +11,13 @@
 #include <string.h>
 
 enum { X, WEIGHT, BIAS };
+/* Of edge::conv2d; aten::convolution's output is there too. */
+enum { RESIDUAL = 3, OUT = 9 };
 
 /* What a fast core does in a nanosecond; see edge_threads_for. */
 #define MACS_A_NANOSECOND 30.0
+#define CONVOLUTION_MACS_A_NANOSECOND 50.0
+#define GROUPED_MACS_A_NANOSECOND 20.0
 
 /* Where the other arguments are; 0 for those that an operator does not have. */
 typedef struct layout {
@@ -21,9 +25,9 @@ typedef struct layout {
 } layout;
 
 static const layout edge_linear = {3, 0, 0, 4, 5};
-static const layout edge_convolution = {3, 4, 7, 8, 9};
+static const layout edge_convolution = {RESIDUAL, 4, 7, 8, OUT};
 static const layout aten_linear = {0, 0, 0, 0, 3};
-static const layout aten_convolution = {0, 3, 8, 0, 9};
+static const layout aten_convolution = {0, 3, 8, 0, OUT};
 
 static const float *floats(const edge_tensor *tensor) { return tensor != NULL ? tensor->data : NULL; }
 
@@ -102,6 +106,39 @@ static edge_status run_linear(edge_call *call, const layout *at) {
   return EDGE_OK;
 }
 
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
+/* What the tasks of one sample share. */
+typedef struct job {
+  void (*run)(const edge_f32_conv2d *conv, const edge_conv_part *part);
+  edge_f32_conv2d conv;
+  size_t pixels, channels;                       /* of the output */
+  size_t pixel_step, pixel_blocks, channel_step; /* of a task */
+} job;
+
+static void convolve(void *context, size_t task, size_t thread) {
+  (void)thread;
+  const job *work = context;
+  const size_t pixel = task % work->pixel_blocks * work->pixel_step;
+  const size_t channel = task / work->pixel_blocks * work->channel_step;
+  const edge_conv_part part = {pixel, smaller(pixel + work->pixel_step, work->pixels), channel,
+                               smaller(channel + work->channel_step, work->channels)};
+  work->run(&work->conv, &part);
+}
+
+/* Splits the output into blocks of pixels and, where those are few, of channels, so that each thread gets some. */
+static size_t split(job *work, size_t threads) {
+  const size_t tasks = threads > 1 ? 4 * threads : 1, panels = blocks(work->channels, EDGE_PANEL);
+  work->pixel_step = blocks(blocks(work->pixels, tasks), EDGE_ROW_BLOCK) * EDGE_ROW_BLOCK;
+  work->pixel_blocks = blocks(work->pixels, work->pixel_step);
+  work->channel_step = work->channels;
+  if (work->conv.shape.groups == 1) {
+    work->channel_step = blocks(panels, smaller(blocks(tasks, work->pixel_blocks), panels)) * EDGE_PANEL;
+  }
+  return work->pixel_blocks * blocks(work->channels, work->channel_step);
+}
+
 static edge_status check_convolution(edge_call *call, const layout *at) {
   const edge_tensor *x, *weight;
   edge_conv2d conv;
@@ -110,24 +147,66 @@ static edge_status check_convolution(edge_call *call, const layout *at) {
   EDGE_TRY(edge_take_convolution(call, x, weight, at->stride, at->groups, &conv));
   const int32_t planar[4] = {conv.batch, conv.out_channels, conv.out_height, conv.out_width};
   const int32_t linear[3] = {conv.batch, conv.out_channels, conv.out_width};
-  return check_rest(call, at, x->rank == 4 ? planar : linear, x->rank, conv.out_channels,
-                    edge_product(weight->sizes, 1, weight->rank));
+  EDGE_TRY(check_rest(call, at, x->rank == 4 ? planar : linear, x->rank, conv.out_channels,
+                      edge_product(weight->sizes, 1, weight->rank)));
+  const edge_f32_conv2d_weights *kernel = &call->kernels->f32_conv2d;
+  if (!weight->constant || kernel->packed_bytes == NULL) return EDGE_OK;
+  EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes(&conv)));
+  return edge_reserve(call, kernel->image_bytes(&conv));
+}
+
+static edge_status geometry(edge_call *call, const layout *at, edge_conv2d *conv) {
+  return edge_take_convolution(call, edge_tensor_at(call, X), edge_tensor_at(call, WEIGHT), at->stride, at->groups,
+                               conv);
 }
 
 static edge_status run_convolution(edge_call *call, const layout *at) {
-  const edge_tensor *x = edge_tensor_at(call, X), *weight = edge_tensor_at(call, WEIGHT);
-  const edge_tensor *out = edge_tensor_at(call, at->out);
-  edge_conv2d conv;
-  EDGE_TRY(edge_take_convolution(call, x, weight, at->stride, at->groups, &conv));
-  const size_t in_step = (size_t)edge_product(x->sizes, 1, x->rank),
-               out_step = (size_t)edge_product(out->sizes, 1, out->rank);
+  const edge_tensor *x = edge_tensor_at(call, X), *out = edge_tensor_at(call, at->out);
   const float *residual = residual_of(call, at);
+  edge_conv2d conv;
+  EDGE_TRY(geometry(call, at, &conv));
+  const edge_f32_conv2d_weights *kernel = &call->kernels->f32_conv2d;
+  if (kernel->packed_bytes != NULL && call->packed == NULL) kernel = &edge_kernels_scalar.f32_conv2d;
+  const bool turned = !x->channels_last && kernel->image_bytes != NULL && kernel->image_bytes(&conv) > 0;
+  job work = {
+      .run = kernel->run,
+      .conv =
+          {
+              .shape = conv,
+              .channels_last = x->channels_last || turned,
+              .weight = call->packed != NULL ? call->packed : edge_tensor_at(call, WEIGHT)->data,
+              .bias = floats(edge_optional_tensor_at(call, BIAS)),
+              .activation = activation_of(call, at),
+          },
+      .pixels = (size_t)conv.out_height * (size_t)conv.out_width,
+      .channels = (size_t)conv.out_channels,
+  };
+  const size_t in_step = (size_t)conv.channels * (size_t)conv.height * (size_t)conv.width;
+  const size_t out_step = work.channels * work.pixels;
+  const double rate = conv.groups == 1 ? CONVOLUTION_MACS_A_NANOSECOND : GROUPED_MACS_A_NANOSECOND;
+  edge_threads *pool = edge_threads_for(call, (double)call->macs / rate);
+  const size_t tasks = split(&work, edge_thread_count(pool));
   for (size_t b = 0; b < (size_t)conv.batch; ++b) {
-    call->kernels->f32_conv2d(
-        &conv, (const float *)x->data + b * in_step, weight->data, floats(edge_optional_tensor_at(call, BIAS)),
-        activation_of(call, at), (float *)out->data + b * out_step, residual != NULL ? residual + b * out_step : NULL);
+    work.conv.x = (const float *)x->data + b * in_step;
+    if (turned) {
+      kernel->turn(&conv, work.conv.x, call->scratch);
+      work.conv.x = call->scratch;
+    }
+    work.conv.out = (edge_output_view){
+        .data = (float *)out->data + b * out_step,
+        .residual = residual != NULL ? residual + b * out_step : NULL,
+        .row_step = out->channels_last ? work.channels : 1,
+        .step = out->channels_last ? 1 : work.pixels,
+    };
+    edge_parallel(pool, tasks, convolve, &work);
   }
   return EDGE_OK;
+}
+
+static void pack_convolution(edge_call *call, const layout *at) {
+  edge_conv2d conv;
+  if (geometry(call, at, &conv) != EDGE_OK) return; /* `check` saw to it */
+  call->kernels->f32_conv2d.pack(&conv, edge_tensor_at(call, WEIGHT)->data, call->packed);
 }
 
 static edge_status check_edge_linear(edge_call *call) { return check_linear(call, &edge_linear); }
@@ -143,8 +222,27 @@ static edge_status check_aten_convolution(edge_call *call) {
   return check_convolution(call, &aten_convolution);
 }
 static edge_status run_aten_convolution(edge_call *call) { return run_convolution(call, &aten_convolution); }
+static void pack_edge_conv2d(edge_call *call) { pack_convolution(call, &edge_convolution); }
+static void pack_aten_convolution(edge_call *call) { pack_convolution(call, &aten_convolution); }
 
 const edge_op edge_op_edge_linear = {"edge::linear.out", 6, 1, check_edge_linear, run_edge_linear};
-const edge_op edge_op_edge_conv2d = {"edge::conv2d.out", 10, 1, check_edge_conv2d, run_edge_conv2d};
+const edge_op edge_op_edge_conv2d = {
+    .name = "edge::conv2d.out",
+    .arg_count = 10,
+    .out_count = 1,
+    .check = check_edge_conv2d,
+    .run = run_edge_conv2d,
+    .pack = pack_edge_conv2d,
+    .channels_last = 1u << X | 1u << RESIDUAL | 1u << OUT,
+    .alike = {RESIDUAL, OUT},
+};
 const edge_op edge_op_aten_linear = {"aten::linear.out", 4, 1, check_aten_linear, run_aten_linear};
-const edge_op edge_op_aten_convolution = {"aten::convolution.out", 10, 1, check_aten_convolution, run_aten_convolution};
+const edge_op edge_op_aten_convolution = {
+    .name = "aten::convolution.out",
+    .arg_count = 10,
+    .out_count = 1,
+    .check = check_aten_convolution,
+    .run = run_aten_convolution,
+    .pack = pack_aten_convolution,
+    .channels_last = 1u << X | 1u << OUT,
+};

@@ -9,7 +9,15 @@ import pytest
 from tests.runtime.compilers import ARM_CPUS, cross_clang, cross_compiler, emulator
 from tests.runtime.kernels.harness import INTEGER_GEMMS, built, compared
 
-FLOATS = {"f32_qd8_quantize", "f32_qd8_quantize_columns", "f32_gemm", "f32_layer_norm", "f32_softmax", "f32_attention"}
+FLOATS = {
+    "f32_qd8_quantize",
+    "f32_qd8_quantize_columns",
+    "f32_gemm",
+    "f32_conv2d",
+    "f32_layer_norm",
+    "f32_softmax",
+    "f32_attention",
+}
 """What aarch64 has beside the integer kernels; vectors of 32-bit ARM flush subnormal numbers."""
 
 

@@ -244,19 +244,64 @@ static bool quantized_conv(const edge_kernels *tested) {
   return true;
 }
 
+/* A convolution whose kernel is 1 x 1 and whose pixels lie side by side. */
+static edge_conv2d random_pointwise(void) {
+  const int32_t pixels = (int32_t)(one_in(4) ? 1 : length(100));
+  return (edge_conv2d){.batch = 1, .channels = (int32_t)length(100), .height = 1, .width = pixels,
+                       .out_channels = (int32_t)length(200), .out_height = 1, .out_width = pixels, .kernel_h = 1,
+                       .kernel_w = 1, .stride_h = 1, .stride_w = 1, .dilation_h = 1, .dilation_w = 1, .groups = 1};
+}
+
 static bool float_conv(const edge_kernels *tested) {
-  const edge_conv2d conv = random_conv();
-  const size_t outputs = conv_outputs(&conv);
-  const int activation = (int)between(0, EDGE_ACT_COUNT - 1);
-  const float *x = random_floats(conv_inputs(&conv), true);
-  const float *weight = random_floats(conv_weights(&conv), false); /* finite: 0 times them may be added or left out */
-  const float *bias = one_in(2) ? random_floats((size_t)conv.out_channels, false) : NULL;
-  const float *residual = one_in(3) ? random_floats(outputs, false) : NULL;
+  const edge_f32_conv2d_weights *kernel = &tested->f32_conv2d;
+  edge_f32_conv2d job = {.shape = one_in(4) ? random_pointwise() : random_conv(), .channels_last = one_in(2)};
+  const size_t outputs = conv_outputs(&job.shape), channels = (size_t)job.shape.out_channels;
+  const size_t pixels = outputs / channels;
+  job.activation = (int)between(0, EDGE_ACT_COUNT - 1);
+  job.x = random_floats(conv_inputs(&job.shape), true);
+  const float *weight = random_floats(conv_weights(&job.shape), true);
+  job.weight = weight;
+  if (one_in(2)) job.bias = random_floats(channels, false);
+  const bool out_last = one_in(2);
+  job.out.row_step = out_last ? channels : 1;
+  job.out.step = out_last ? 1 : pixels;
+  if (one_in(3)) job.out.residual = random_floats(outputs, false);
+  edge_conv_part part = {0, pixels, 0, channels};
+  if (one_in(2)) { /* as a thread gets it */
+    part.first_pixel = between(0, pixels - 1);
+    part.last_pixel = between(part.first_pixel + 1, pixels);
+  }
+  if (one_in(2) && job.shape.groups == 1) {
+    const size_t panels = (channels + EDGE_PANEL - 1) / EDGE_PANEL, first = between(0, panels - 1);
+    const size_t last = between(first + 1, panels) * EDGE_PANEL;
+    part.first_channel = first * EDGE_PANEL;
+    part.last_channel = last < channels ? last : channels;
+  }
   float *expected, *got;
   const size_t compared = output_pair(outputs, &expected, &got);
-  conv_shape(&conv, residual != NULL ? ", residual" : "");
-  scalar->f32_conv2d(&conv, x, weight, bias, activation, expected, residual);
-  tested->f32_conv2d(&conv, x, weight, bias, activation, got, residual);
+  char rest[160];
+  snprintf(rest, sizeof rest, ", channels last %d to %d, pixels %zu to %zu, outputs %zu to %zu, activation %d%s%s",
+           job.channels_last, out_last, part.first_pixel, part.last_pixel, part.first_channel, part.last_channel,
+           job.activation, job.bias != NULL ? ", bias" : "", job.out.residual != NULL ? ", residual" : "");
+  conv_shape(&job.shape, rest);
+  job.out.data = expected;
+  scalar->f32_conv2d.run(&job, &part);
+  if (kernel->packed_bytes != NULL) {
+    const size_t packed_bytes = kernel->packed_bytes(&job.shape);
+    if (packed_bytes == 0) return false;
+    void *packed = room(packed_bytes, 0);
+    kernel->pack(&job.shape, weight, packed);
+    job.weight = packed;
+    const size_t image_bytes = kernel->image_bytes(&job.shape);
+    if (image_bytes > 0 && !job.channels_last) {
+      float *image = room(image_bytes, 16 * between(0, 3));
+      kernel->turn(&job.shape, job.x, image);
+      job.x = image;
+      job.channels_last = true;
+    }
+  }
+  job.out.data = got;
+  kernel->run(&job, &part);
   compare_floats("output", compared, expected, got);
   return true;
 }
@@ -435,7 +480,7 @@ static bool shared_with_scalar(const edge_kernels *t, size_t i) {
       t->qd8_f32_qc8w_conv2d.run == scalar->qd8_f32_qc8w_conv2d.run &&
           t->qd8_f32_qc8w_conv2d.quantize == scalar->qd8_f32_qc8w_conv2d.quantize,
       t->f32_gemm == scalar->f32_gemm,
-      t->f32_conv2d == scalar->f32_conv2d,
+      t->f32_conv2d.run == scalar->f32_conv2d.run,
       t->f32_layer_norm == scalar->f32_layer_norm,
       t->f32_softmax == scalar->f32_softmax,
       t->f32_largest == scalar->f32_largest,

@@ -16,6 +16,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 #include "kernels/simd/f32_product.h"
 /* likewise */
 #include "kernels/simd/f32_gemm.h"
+/* beside it */
+#include "kernels/simd/f32_conv2d.h"
 
 EDGE_TARGET_END
 
@@ -28,7 +30,7 @@ const edge_kernels edge_kernels_avx2 = {
     .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx2),
     .qd8_f32_qc8w_conv2d = EDGE_CONV2D_AS(winograd, avx2),
     .f32_gemm = gemm__avx2,
-    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_conv2d = EDGE_F32_CONV2D(avx2),
     .f32_layer_norm = layer_norm__avx2,
     .f32_softmax = softmax__avx2,
     .f32_largest = largest__avx2,

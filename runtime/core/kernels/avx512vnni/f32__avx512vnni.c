@@ -16,6 +16,8 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 #include "kernels/simd/f32_product.h"
 /* likewise */
 #include "kernels/simd/f32_gemm.h"
+/* beside it */
+#include "kernels/simd/f32_conv2d.h"
 
 EDGE_TARGET_END
 
@@ -28,7 +30,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx512vnni),
     .qd8_f32_qc8w_conv2d = EDGE_CONV2D(avx512vnni),
     .f32_gemm = gemm__avx512vnni,
-    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_conv2d = EDGE_F32_CONV2D(avx512vnni),
     .f32_layer_norm = layer_norm__avx512vnni,
     .f32_softmax = softmax__avx512vnni,
     .f32_largest = largest__avx512vnni,

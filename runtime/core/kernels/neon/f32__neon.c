@@ -16,11 +16,14 @@
 #include "kernels/simd/f32_product.h"
 /* likewise */
 #include "kernels/simd/f32_gemm.h"
+/* beside it */
+#include "kernels/simd/f32_conv2d.h"
 
 #define EDGE_FLOATS                                                            \
   .f32_qd8_quantize = quantize__neon,                                          \
   .f32_qd8_quantize_columns = quantize_columns__neon,                          \
   .f32_gemm = gemm__neon,                                                      \
+  .f32_conv2d = EDGE_F32_CONV2D(neon),                                         \
   .f32_layer_norm = layer_norm__neon,                                          \
   .f32_softmax = softmax__neon,                                                \
   .f32_largest = largest__neon,                                                \
@@ -32,6 +35,7 @@
   .f32_qd8_quantize = edge_f32_qd8_quantize__scalar,                           \
   .f32_qd8_quantize_columns = edge_f32_qd8_quantize_columns__scalar,           \
   .f32_gemm = edge_f32_gemm__scalar,                                           \
+  .f32_conv2d = {.run = edge_f32_conv2d__scalar},                              \
   .f32_layer_norm = edge_f32_layer_norm__scalar,                               \
   .f32_softmax = edge_f32_softmax__scalar,                                     \
   .f32_largest = edge_f32_largest__scalar,                                     \
@@ -56,7 +60,6 @@
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                           \
       .qd8_f32_qc8w_conv2d = EDGE_CONVOLUTION(convolution),                    \
       .qd8_attention = EDGE_ATTENTION(convolution),                            \
-      .f32_conv2d = edge_f32_conv2d__scalar,                                   \
   }
 
 EDGE_TABLE(neon, neon);

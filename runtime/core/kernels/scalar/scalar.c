@@ -12,7 +12,7 @@ const edge_kernels edge_kernels_scalar = {
                             .quantize = edge_qd8_conv2d_quantize__scalar,
                             .run = edge_qd8_f32_qc8w_conv2d__scalar},
     .f32_gemm = edge_f32_gemm__scalar,
-    .f32_conv2d = edge_f32_conv2d__scalar,
+    .f32_conv2d = {.run = edge_f32_conv2d__scalar},
     .f32_layer_norm = edge_f32_layer_norm__scalar,
     .f32_softmax = edge_f32_softmax__scalar,
     .f32_largest = edge_f32_largest__scalar,

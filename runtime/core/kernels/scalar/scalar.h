@@ -19,8 +19,7 @@ void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, 
 void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                            int activation, const edge_output_view *out);
-void edge_f32_conv2d__scalar(const edge_conv2d *conv, const float *x, const float *weight, const float *bias,
-                             int activation, float *out, const float *residual);
+void edge_f32_conv2d__scalar(const edge_f32_conv2d *conv, const edge_conv_part *part);
 void edge_f32_layer_norm__scalar(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
                                  float eps, float *out, float *mean, float *rstd);
 void edge_f32_largest__scalar(size_t n, size_t count, const float *const *x, float *out);

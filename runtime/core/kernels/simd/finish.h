@@ -1,4 +1,5 @@
 /* scalar/epilogue.h over sixteen lanes: from a block of exact sums to outputs. */
+#include "kernels/simd/planes.h"
 
 /* y[r][j] for the output first + j, sixteen of them, before the activation and the residual. */
 EDGE_INLINE vf v_dequantize(vi sum, vf scale, vf bias, const edge_row *row, const edge_epilogue *epilogue,
@@ -55,19 +56,5 @@ static void v_finish(const edge_qd8_gemm *gemm, int32_t *sums, int zero_point, s
     }
   }
   if (out->step == 1) return;
-  /* A convolution's: those of one channel lie side by side, row_step is 1. */
-  const float *done = (const float *)sums;
-  for (size_t r = 0; r < gemm->rows; r += 16) {
-    const size_t lanes = gemm->rows - r < 16 ? gemm->rows - r : 16;
-    for (size_t j = 0; j < count; j += 16) {
-      vf t[16];
-      for (size_t i = 0; i < 16; ++i) t[i] = vf_load(done + (r + (i < lanes ? i : 0)) * EDGE_PANEL + j);
-      vf_turn(t);
-      for (size_t i = 0; i < 16 && j + i < count; ++i) {
-        const size_t to = (first + j + i) * out->step + r;
-        if (out->residual != NULL) t[i] = vf_add(vf_load_first(out->residual + to, lanes), t[i]);
-        vf_store_first(out->data + to, t[i], lanes);
-      }
-    }
-  }
+  v_store_planes(out, gemm->rows, first, count, (const float *)sums);
 }
