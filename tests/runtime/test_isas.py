@@ -59,6 +59,7 @@ def test_the_best_kernels_are_first() -> None:
     if platform.machine() == "x86_64" and flags:
         assert ("avx2" in isas()) == (" avx2 " in flags)
         assert ("avx512vnni" in isas()) == (" avx512_vnni " in flags and " avx512bw " in flags)
+        assert "avxvnni" not in isas() or " avx_vnni " in flags
 
 
 def test_every_instruction_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,16 @@
 #include "kernels/kernels.h"
 
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "kernels/neon/neon.h"
 
 #if defined(__x86_64__)
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx512vnni/avx512vnni.h"
+#include "kernels/avxvnni/avxvnni.h"
 #endif
 #if defined(EDGE_HAS_NEON) && defined(__linux__)
 #include <sys/auxv.h>
@@ -26,6 +30,16 @@ static bool has_avx512vnni(void) {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
+#if defined(EDGE_AVXVNNI_EVEX)
+static bool has_avxvnni(void) { return has_avx512vnni(); }
+#elif defined(EDGE_HAS_AVXVNNI)
+/* CPUID 7.1 EAX bit 4, and AVX2, which tells that the system saves the registers; compilers learn the name late. */
+static bool has_avxvnni(void) {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (!has_avx2() || !__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || eax < 1) return false;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
+}
+#endif
 #endif
 
 #if defined(EDGE_HAS_NEON)
@@ -64,6 +78,9 @@ static bool has_i8mm(void) {
 static const candidate candidates[] = {
 #if defined(__x86_64__)
     {&edge_kernels_avx512vnni, has_avx512vnni},
+#if defined(EDGE_HAS_AVXVNNI)
+    {&edge_kernels_avxvnni, has_avxvnni},
+#endif
     {&edge_kernels_avx2, has_avx2},
 #endif
 #if defined(__aarch64__)

@@ -1,4 +1,4 @@
-/* Runs a program once: run_program PROGRAM INPUTS OUTPUTS.
+/* Runs a program once: run_program PROGRAM INPUTS OUTPUTS [ISA], with the best kernels or those of ISA.
  *
  * INPUTS holds the bytes of all inputs, one after the other; OUTPUTS gets those of all outputs.
  */
@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "edge_core.h"
+#include "kernels/kernels.h"
 
 static void fail(const char *what, const char *why) {
   fprintf(stderr, "run_program: %s: %s\n", what, why);
@@ -24,16 +25,18 @@ static void *read_file(const char *path, size_t *size) {
 }
 
 int main(int count, char **arguments) {
-  if (count != 4) fail("usage", "run_program PROGRAM INPUTS OUTPUTS");
+  if (count != 4 && count != 5) fail("usage", "run_program PROGRAM INPUTS OUTPUTS [ISA]");
+  const edge_options options = {.kernels = count == 5 ? edge_kernels_named(arguments[4]) : edge_kernels_at(0)};
+  if (options.kernels == NULL) fail(arguments[4], "not among the kernels of this machine");
   size_t size;
   void *program = read_file(arguments[1], &size);
   edge_requirements need;
   edge_error error;
   edge_model *model;
-  if (edge_measure(program, size, NULL, &need, &error) != EDGE_OK) fail(arguments[1], error.text);
+  if (edge_measure(program, size, &options, &need, &error) != EDGE_OK) fail(arguments[1], error.text);
   void *block = aligned_alloc(EDGE_PACK_ALIGN, (need.total_bytes / EDGE_PACK_ALIGN + 1) * EDGE_PACK_ALIGN);
   if (block == NULL) fail(arguments[1], "no memory");
-  if (edge_prepare(program, size, NULL, block, need.total_bytes, &model, &error) != EDGE_OK) {
+  if (edge_prepare(program, size, &options, block, need.total_bytes, &model, &error) != EDGE_OK) {
     fail(arguments[1], error.text);
   }
 

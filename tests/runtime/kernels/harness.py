@@ -32,11 +32,11 @@ def built(name: str, compiler: Sequence[str], *arguments: str) -> Path:
     return folder / "compare_kernels"
 
 
-def compared(command: Sequence[str | Path], seed: int, cases: int) -> dict[str, dict[str, int]]:
-    """Runs the harness: {instruction set: {kernel: cases}}."""
+def compared(command: Sequence[str | Path], seed: int, cases: int, *isa: str) -> dict[str, dict[str, int]]:
+    """Runs the harness, for one instruction set or all: {instruction set: {kernel: cases}}."""
     # The leak checker cannot work where ptrace is forbidden, as in many containers.
     environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}
-    result = subprocess.run([*command, str(seed), str(cases)], capture_output=True, text=True, env=environment)
+    result = subprocess.run([*command, str(seed), str(cases), *isa], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, f"{result.stdout}{result.stderr[-4000:]}"
     counts: dict[str, dict[str, int]] = {}
     for line in result.stdout.splitlines():

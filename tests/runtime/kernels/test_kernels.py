@@ -15,7 +15,11 @@ from tests.runtime.compilers import SANITIZERS, c_compiler, sanitizing_compiler
 from tests.runtime.kernels.harness import INTEGER_GEMMS, KERNELS, build, built, compared
 
 # What Linux calls the instructions that a table needs.
-NEEDS = {"avx2": {"avx2"}, "avx512vnni": {"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"}}
+NEEDS = {
+    "avx2": {"avx2"},
+    "avxvnni": {"avx2", "avx_vnni"},
+    "avx512vnni": {"avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+}
 
 # One each of: a code clipped early, a store outside the range, a sum in 16 bits, a tap left out at the lower edge,
 # another order of a sum, a hidden key.

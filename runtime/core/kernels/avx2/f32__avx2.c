@@ -1,5 +1,6 @@
-/* The float kernels for AVX2, and the table. */
+/* The float kernels for AVX2 and AVX-VNNI, which has nothing of its own for floats, and the tables. */
 #include "kernels/avx2/avx2.h"
+#include "kernels/avxvnni/avxvnni.h"
 
 #if defined(__x86_64__)
 
@@ -21,21 +22,27 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 
 EDGE_TARGET_END
 
-const edge_kernels edge_kernels_avx2 = {
-    .isa = "avx2",
-    .f32_qd8_quantize = quantize__avx2,
-    .f32_qd8_quantize_columns = quantize_columns__avx2,
-    .qd8_f32_qc2w = EDGE_GEMM(qd8_f32_qc2w, avx2),
-    .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, avx2),
-    .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx2),
-    .qd8_f32_qc8w_conv2d = EDGE_CONV2D_AS(winograd, avx2),
-    .f32_gemm = gemm__avx2,
-    .f32_conv2d = EDGE_F32_CONV2D(avx2),
-    .f32_layer_norm = layer_norm__avx2,
-    .f32_softmax = softmax__avx2,
-    .f32_largest = largest__avx2,
-    .f32_attention = {attention_scratch_bytes__avx2, attention__avx2},
-    .qd8_attention = EDGE_ATTENTION(avx2),
-};
+#define EDGE_TABLE(name, convolution)                                    \
+  const edge_kernels edge_kernels_##name = {                             \
+      .isa = #name,                                                      \
+      .f32_qd8_quantize = quantize__avx2,                                \
+      .f32_qd8_quantize_columns = quantize_columns__avx2,                \
+      .qd8_f32_qc2w = EDGE_GEMM(qd8_f32_qc2w, name),                     \
+      .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                     \
+      .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                     \
+      .qd8_f32_qc8w_conv2d = EDGE_CONV2D_AS(convolution, name),          \
+      .f32_gemm = gemm__avx2,                                            \
+      .f32_conv2d = EDGE_F32_CONV2D(avx2),                               \
+      .f32_layer_norm = layer_norm__avx2,                                \
+      .f32_softmax = softmax__avx2,                                      \
+      .f32_largest = largest__avx2,                                      \
+      .f32_attention = {attention_scratch_bytes__avx2, attention__avx2}, \
+      .qd8_attention = EDGE_ATTENTION(name),                             \
+  }
+
+EDGE_TABLE(avx2, winograd);
+#if defined(EDGE_HAS_AVXVNNI)
+EDGE_TABLE(avxvnni, qd8_conv2d);
+#endif
 
 #endif

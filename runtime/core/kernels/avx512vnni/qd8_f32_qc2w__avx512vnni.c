@@ -1,9 +1,7 @@
 /* int8 activations times 2-bit weights with vpdpbusd; the contract is that of scalar/qd8_f32_qc2w_gemm.c.
  *
- * Layout N64K4: a panel holds 64 outputs, quad by quad of k; a quad is 64 bytes, which is one register. Byte b is of
- * the outputs b / 4, 16 + b / 4, 32 + b / 4 and 48 + b / 4 (two bits each, the first lowest), at k = 4 * quad + b % 4.
- * Four masked copies of the register are the unsigned factors of four vpdpbusd, the activations' quad, broadcast, is
- * the signed one. Outputs beyond n and values beyond k have code 0.
+ * A quad of simd/qc2w_panels.h is one register. Four masked copies of it are the unsigned factors of four vpdpbusd, the
+ * activations' quad, broadcast, is the signed one.
  *
  * With one row the masks are 0x03, 0x0F, 0x3F and none, which saves the shifts: each sum then holds those of the fields
  * below it too, times powers of 4, and they are taken off at the end.
@@ -14,37 +12,17 @@
 
 #include "kernels/avx512vnni/vector__avx512vnni.h"
 #include "kernels/scalar/scalar.h"
+#include "kernels/simd/qc2w_panels.h"
 
-#define QUAD_BYTES 64
 /* Rows of a tile: 24 of the 32 registers hold sums. */
 #define TILE_ROWS 6
 /* 255 * 128 * k must stay below 2^31 for the sums of unmasked bytes. */
 #define DEEPEST 65536
 
-static size_t quads_of(size_t k) { return (k + 3) / 4; }
-
-size_t edge_qd8_f32_qc2w_packed_bytes__avx512vnni(size_t n, size_t k) {
-  return k <= DEEPEST ? (n + EDGE_PANEL - 1) / EDGE_PANEL * quads_of(k) * QUAD_BYTES : 0;
-}
+size_t edge_qd8_f32_qc2w_packed_bytes__avx512vnni(size_t n, size_t k) { return k <= DEEPEST ? panels_bytes(n, k) : 0; }
 
 void edge_qd8_f32_qc2w_pack__avx512vnni(size_t n, size_t k, const uint8_t *weight, void *packed) {
-  const size_t quads = quads_of(k);
-  const uint8_t last = k % 4 == 0 ? 0xFF : (uint8_t)((1u << 2 * (k % 4)) - 1); /* the padding of a row is anything */
-  uint8_t *panel = packed;
-  memset(packed, 0, edge_qd8_f32_qc2w_packed_bytes__avx512vnni(n, k));
-  for (size_t o = 0; o < n; ++o) {
-    uint8_t *to = panel + o / EDGE_PANEL * quads * QUAD_BYTES + o % 16 * 4;
-    const unsigned shift = (unsigned)(o % EDGE_PANEL / 16 * 2);
-    for (size_t q = 0; q < quads; ++q, to += QUAD_BYTES) {
-      uint32_t four = *weight++ & (q + 1 == quads ? last : 0xFF);
-      four = (four | four << 12) & 0x000F000Fu;
-      four = (four | four << 6) & 0x03030303u;
-      uint32_t word;
-      memcpy(&word, to, sizeof word);
-      word |= four << shift;
-      memcpy(to, &word, sizeof word);
-    }
-  }
+  pack_panels(n, k, weight, packed);
 }
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)

@@ -16,6 +16,9 @@
 /* Loops over a tile's registers must disappear, or the tile lives in memory. */
 #define EDGE_INLINE static inline __attribute__((always_inline))
 #define EDGE_UNROLL EDGE_PRAGMA(GCC unroll 16)
+/* A tile that is a call of its own: inlined, it would share its registers with everything around, and compilers then
+ * copy or spill sums in the innermost loop. */
+#define EDGE_APART static __attribute__((noinline))
 
 /* A tile that is a call of its own: inlined, it would share its registers with everything around, and compilers then
  * copy or spill sums in the innermost loop. */
