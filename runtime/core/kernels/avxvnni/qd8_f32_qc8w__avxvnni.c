@@ -16,6 +16,7 @@
 #define PART_STEP 2
 #define HEAD_ROWS 4
 #define HEAD_VECTORS 1
+#define DEPTHWISE_VECTORS 1
 
 EDGE_TARGET_BEGIN(EDGE_AVXVNNI)
 
@@ -67,6 +68,10 @@ EDGE_INLINE void dense_tile(const size_t rows, const size_t groups, const dense_
     EDGE_UNROLL
     for (size_t r = 0; r < rows; ++r) vi_store(sums + r * EDGE_PANEL + 16 * g, sum[r]);
   }
+}
+
+EDGE_INLINE vi vi_dot(vi sum, vi quads, vi w) {
+  return (vi){EDGE_DPBUSD(sum.lo, quads.lo, w.lo), EDGE_DPBUSD(sum.hi, quads.hi, w.hi)};
 }
 
 EDGE_TARGET_END

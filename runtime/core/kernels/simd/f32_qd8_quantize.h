@@ -136,7 +136,7 @@ EDGE_INLINE vi code_row(const row_quantizer *q, const bool norm, const bool comp
     vi_store_codes(stored, code);
     memcpy(codes + i, stored, k - i);
   }
-  memset(codes + k, 0, padded - k);
+  if (k < padded) memset(codes + k, 0, padded - k);
   return sum;
 }
 
