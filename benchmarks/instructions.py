@@ -97,8 +97,8 @@ def measure() -> dict[str, Any]:
                 for rows, k, n in SHAPES:
                     count = instructions(command, isa, kernel, (rows, k, n)) / (rows * k * n)
                     figures.append({"isa": isa, "kernel": kernel, "rows": rows, "k": k, "n": n, "per MAC": count})
-        count = instructions(command, "neon", "f32_qd8_quantize", (1, 256, 1)) / 256
-        figures.append({"isa": "neon", "kernel": "f32_qd8_quantize", "rows": 1, "k": 256, "per value": count})
+        count = instructions(command, "neon", "f32_qd8_quantize", (16, 256, 1)) / (16 * 256)
+        figures.append({"isa": "neon", "kernel": "f32_qd8_quantize", "rows": 16, "k": 256, "per value": count})
     emulator = subprocess.run(["qemu-aarch64", "--version"], check=True, capture_output=True, text=True).stdout
     return {
         "compiler": compiler_version(),
