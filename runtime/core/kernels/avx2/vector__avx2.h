@@ -195,14 +195,19 @@ EDGE_INLINE __m128i sixteen_codes(vi x) {
   return _mm_packs_epi16(_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1));
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, sixteen_codes(x)); }
-EDGE_INLINE __m256i thirty_two_codes(vi a, vi b) {
+/* Stores 32 codes; returns their sums, eight lanes. */
+EDGE_INLINE __m256i store_32_codes(int8_t *p, vf a, vf b) {
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256i quads = _mm256_packs_epi16(_mm256_packs_epi32(a.lo, a.hi), _mm256_packs_epi32(b.lo, b.hi));
-  return _mm256_permutevar8x32_epi32(quads, order);
+  const __m256i first = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+  const __m256i second = _mm256_packs_epi32(_mm256_cvtps_epi32(b.lo), _mm256_cvtps_epi32(b.hi));
+  const __m256i quads = _mm256_packs_epi16(first, second);
+  const __m256i nan = _mm256_cmpeq_epi8(quads, _mm256_set1_epi8(-128)); /* saturated; no code is that */
+  const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_andnot_si256(nan, quads), order);
+  _mm256_storeu_si256((__m256i *)p, codes);
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), codes), _mm256_set1_epi16(1));
 }
-EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
-  _mm256_storeu_si256((__m256i *)p, thirty_two_codes(a, b));
-  _mm256_storeu_si256((__m256i *)(p + 32), thirty_two_codes(c, d));
+EDGE_INLINE vi vf_store_64_codes(int8_t *p, vf a, vf b, vf c, vf d) {
+  return (vi){store_32_codes(p, a, b), store_32_codes(p + 32, c, d)};
 }
 EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   const __m128i first = sixteen_codes(a), second = sixteen_codes(b), third = sixteen_codes(c);

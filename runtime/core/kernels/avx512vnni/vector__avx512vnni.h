@@ -112,11 +112,16 @@ EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   }
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(x)); }
-EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
+EDGE_INLINE vi vf_store_64_codes(int8_t *p, vf a, vf b, vf c, vf d) {
   /* Packing goes by quarters of a register: each of them holds a quad of every factor. */
   const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i quads = _mm512_packs_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, quads));
+  const __m512i ab = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+  const __m512i cd = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+  const __m512i quads = _mm512_packs_epi16(ab, cd);
+  const __mmask64 known = _mm512_cmpneq_epi8_mask(quads, _mm512_set1_epi8(-128)); /* NaN saturates; no code is that */
+  const __m512i codes = _mm512_permutexvar_epi32(order, _mm512_maskz_mov_epi8(known, quads));
+  _mm512_storeu_si512(p, codes);
+  return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), codes);
 }
 
 EDGE_INLINE vs vs_set(int16_t x) { return _mm512_set1_epi16(x); }

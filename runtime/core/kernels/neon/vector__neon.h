@@ -179,11 +179,13 @@ EDGE_INLINE int8x16_t sixteen_codes(vi x) {
   return vcombine_s8(vmovn_s16(low), vmovn_s16(high));
 }
 EDGE_INLINE void vi_store_codes(int8_t *p, vi x) { vst1q_s8(p, sixteen_codes(x)); }
-EDGE_INLINE void vi_store_64_codes(int8_t *p, vi a, vi b, vi c, vi d) {
-  vi_store_codes(p, a);
-  vi_store_codes(p + 16, b);
-  vi_store_codes(p + 32, c);
-  vi_store_codes(p + 48, d);
+EDGE_INLINE int32x4_t store_16_codes(int8_t *p, vf x) {
+  const int8x16_t codes = sixteen_codes(vf_to_int(x)); /* FCVTNS makes 0 of NaN */
+  vst1q_s8(p, codes);
+  return vpaddlq_s16(vpaddlq_s8(codes));
+}
+EDGE_INLINE vi vf_store_64_codes(int8_t *p, vf a, vf b, vf c, vf d) {
+  return (vi){store_16_codes(p, a), store_16_codes(p + 16, b), store_16_codes(p + 32, c), store_16_codes(p + 48, d)};
 }
 EDGE_INLINE void vi_store_quads(int8_t *p, vi a, vi b, vi c, vi d) {
   const int8x16x4_t codes = {{sixteen_codes(a), sixteen_codes(b), sixteen_codes(c), sixteen_codes(d)}};

@@ -105,8 +105,11 @@ typedef struct row_quantizer {
   vf mean, rstd, scale;
 } row_quantizer;
 
-EDGE_INLINE vi code_of(const row_quantizer *q, const bool norm, const bool compat, vf x) {
-  if (norm) x = vf_mul(vf_sub(x, q->mean), q->rstd);
+EDGE_INLINE vf normed(const row_quantizer *q, const bool norm, vf x) {
+  return norm ? vf_mul(vf_sub(x, q->mean), q->rstd) : x;
+}
+
+EDGE_INLINE vi code_of(const row_quantizer *q, const bool compat, vf x) {
   return compat ? v_code(x, q->scale, vf_set(-128.0f)) : v_code_within(x, q->scale);
 }
 
@@ -115,22 +118,20 @@ EDGE_INLINE vi code_row(const row_quantizer *q, const bool norm, const bool comp
                         size_t padded, int8_t *codes) {
   vi sum = vi_set(0);
   size_t i = 0;
-  for (; i + 64 <= k; i += 64) {
-    vi code[4];
+  for (; !compat && i + 64 <= k; i += 64) {
+    vf y[4];
     EDGE_UNROLL
-    for (size_t j = 0; j < 4; ++j) code[j] = code_of(q, norm, compat, vf_load(x + i + 16 * j));
-    sum = vi_add(sum, vi_add(vi_add(code[0], code[1]), vi_add(code[2], code[3])));
-    vi_store_64_codes(codes + i, code[0], code[1], code[2], code[3]);
+    for (size_t j = 0; j < 4; ++j) y[j] = vf_mul(normed(q, norm, vf_load(x + i + 16 * j)), q->scale);
+    sum = vi_add(sum, vf_store_64_codes(codes + i, y[0], y[1], y[2], y[3]));
   }
   for (; i + 16 <= k; i += 16) {
-    const vi code = code_of(q, norm, compat, vf_load(x + i));
+    const vi code = code_of(q, compat, normed(q, norm, vf_load(x + i)));
     sum = vi_add(sum, code);
     vi_store_codes(codes + i, code);
   }
   if (i < k) {
-    vf last = vf_load_first(x + i, k - i);
-    if (norm) last = vf_first(vf_mul(vf_sub(last, q->mean), q->rstd), k - i); /* not the mean's code */
-    const vi code = code_of(q, false, compat, last);
+    /* What lies beyond is 0, not the mean. */
+    const vi code = code_of(q, compat, vf_first(normed(q, norm, vf_load_first(x + i, k - i)), k - i));
     int8_t stored[16];
     sum = vi_add(sum, code);
     vi_store_codes(stored, code);

@@ -77,9 +77,6 @@ size_t EDGE_SIMD(edge_qd8_attention_scratch)(size_t keys, size_t depth) {
   return bytes;
 }
 
-/* As v_code, which need not clip here: no |x| is beyond the largest that the scale is of, unless x is NaN. */
-EDGE_INLINE vi code_of(vf x, vf scale) { return vf_to_int_or_zero(vf_mul(x, scale)); }
-
 EDGE_INLINE vf larger_of_token(const float *x, size_t depth) {
   vf largest = vf_set(1e-5f);
   size_t i = 0;
@@ -103,12 +100,12 @@ static void token_codes(const float *x, size_t step, size_t tokens, size_t depth
     for (size_t i = 0; i < depth; i += 64, rows += 64 * 4 / KEY_STEP) {
       int8_t bytes[64], *codes = KEY_STEP == 4 ? (int8_t *)rows : bytes;
       if (depth - i >= 64) {
-        vi_store_64_codes(codes, code_of(vf_load(x + i), own), code_of(vf_load(x + i + 16), own),
-                          code_of(vf_load(x + i + 32), own), code_of(vf_load(x + i + 48), own));
+        vf_store_64_codes(codes, vf_mul(vf_load(x + i), own), vf_mul(vf_load(x + i + 16), own),
+                          vf_mul(vf_load(x + i + 32), own), vf_mul(vf_load(x + i + 48), own));
       } else {
         for (size_t j = 0; j < 64; j += 16) {
           const size_t lanes = depth - i > j ? depth - i - j < 16 ? depth - i - j : 16 : 0;
-          vi_store_codes(codes + j, code_of(vf_load_first(x + i + j, lanes), own));
+          vi_store_codes(codes + j, v_code_within(vf_load_first(x + i + j, lanes), own));
         }
       }
 #if KEY_STEP == 2
@@ -156,7 +153,7 @@ static void pack_values(const edge_attention_head *head, const attention_scratch
       for (size_t i = 0; i < 4; ++i) {
         code[i] = vi_set(0);
         if (s + i < head->keys) {
-          code[i] = code_of(vf_load_first(head->v + (s + i) * head->v_step + d, lanes), scale);
+          code[i] = v_code_within(vf_load_first(head->v + (s + i) * head->v_step + d, lanes), scale);
         }
       }
       char *to = panel + s / PART_STEP * STEP_BYTES;
