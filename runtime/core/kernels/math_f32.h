@@ -1,6 +1,6 @@
 /* exp, erf, tanh and the activation functions in float32: multiply, add and bit moves only.
  *
- * Of libm only rintf and fabsf, which are exact, so that every target, the numpy oracle (export/reference.py, which
+ * Of libm only rintf and fabsf, which are exact, so that every target, the numpy oracle (export/reference_math.py, which
  * mirrors this file operation by operation) and vectorized kernels agree to the last bit. Build without contraction
  * (-ffp-contract=off).
  * The polynomials are weighted minimax fits. Largest relative errors, measured over all floats from 1e-10 up to the
