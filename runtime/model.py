@@ -161,6 +161,9 @@ class Model:
             raise BadInput(f"{self.file}: takes {wanted}, {len(arrays) or 'none'} given")
         checked = []
         for spec, array in zip(self.inputs, arrays, strict=True):
+            if type(array) is np.ndarray and array.dtype == spec.dtype and array.shape == spec.shape:
+                checked.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+                continue
             if not isinstance(array, np.ndarray):
                 given = f"{type(array).__module__}.{type(array).__qualname__}"
             elif array.dtype.newbyteorder("=") != np.dtype(spec.dtype) or array.shape != spec.shape:

@@ -17,13 +17,7 @@ static vf fold_rows(size_t rows, vf t[EDGE_TOKEN_BLOCK]) {
     for (size_t r = 0; r < rows; ++r) sum[r] = vf_fold(t[r]);
     return vf_load(sum);
   }
-  vf_turn(t);
-  EDGE_UNROLL
-  for (size_t width = EDGE_SUM_LANES / 2; width > 0; width /= 2) {
-    EDGE_UNROLL
-    for (size_t l = 0; l < width; ++l) t[l] = vf_add(t[l], t[l + width]);
-  }
-  return t[0];
+  return vf_fold_each(t);
 }
 
 static vf largest_in_rows(size_t rows, vf t[EDGE_TOKEN_BLOCK]) {
@@ -32,13 +26,7 @@ static vf largest_in_rows(size_t rows, vf t[EDGE_TOKEN_BLOCK]) {
     for (size_t r = 0; r < rows; ++r) largest[r] = vf_largest(t[r]);
     return vf_load(largest);
   }
-  vf_turn(t);
-  EDGE_UNROLL
-  for (size_t width = EDGE_SUM_LANES / 2; width > 0; width /= 2) {
-    EDGE_UNROLL
-    for (size_t l = 0; l < width; ++l) t[l] = vf_larger(t[l], t[l + width]);
-  }
-  return t[0];
+  return vf_largest_each(t);
 }
 
 EDGE_INLINE void add_rows(const size_t rows, size_t k, const float *x, vf *sum) {
