@@ -92,7 +92,7 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
     type=click.Choice(["float", "int8"]),
     default="float",
     show_default=True,
-    help="Products of attention in the .pte; int8 is much faster on ARM.",
+    help="Products of attention in the .pte; int8 is faster, most of all on ARM.",
 )
 @click.option(
     "--bitlinear-compat", is_flag=True, help="Quantize with the numerics of PyPI bitlinear 2.4.6, layer by layer."

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edge.export import reference
+from edge.export import reference, reference_math
 from edge.runtime._core import CoreError, run_op
 from tests.conftest import ROOT
 from tests.runtime.compilers import SANITIZERS, sanitizing_compiler
@@ -415,6 +415,17 @@ def test_add_quantized() -> None:
 # --- elementary functions -------------------------------------------------------------------------------------------
 
 
+def test_gelu_equals_the_oracle_and_the_truth() -> None:
+    x = np.concatenate([np.linspace(-8, 8, 400_001, dtype=np.float32), np.float32([1e-30, -1e-30, 3e38, -3e38, np.nan])])
+    got = np.empty_like(x)
+    run_op("aten::gelu.out", [x, "none", got])
+    assert np.array_equal(bits(got), bits(reference_math.gelu(x)))
+    truth = torch.nn.functional.gelu(torch.from_numpy(x.astype(np.float64))).numpy()
+    inside = np.abs(x) <= 8
+    assert np.abs(got - truth)[inside].max() < 9e-7
+    assert got[-3] == np.float32(3e38) and got[-2] == 0 and np.isnan(got[-1])
+
+
 @pytest.mark.parametrize("name", ["exp", "erf", "tanh"])
 def test_elementary_functions_equal_the_oracle_and_the_truth(name: str) -> None:
     rng = np.random.default_rng(13)
@@ -423,7 +434,7 @@ def test_elementary_functions_equal_the_oracle_and_the_truth(name: str) -> None:
     x = np.concatenate([spread, near, near / 20, SPECIAL])
     got = np.empty_like(x)
     run_op(f"aten::{name}.out", [x, got])
-    assert np.array_equal(bits(got), bits(getattr(reference, name)(x)))
+    assert np.array_equal(bits(got), bits(getattr(reference_math, name)(x)))
     with np.errstate(all="ignore"):
         truth = getattr(torch, name)(torch.from_numpy(x.astype(np.float64))).numpy()
         ordinary = np.isfinite(truth) & (np.abs(truth) > 2.0**-126) & (np.abs(truth) < 3.4e38)
