@@ -33,10 +33,7 @@ class CoreSession:
         self.arena_bytes = program.arena_bytes
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-        try:  # as _translated, which costs a small model's run a hundredth of its time
-            return self._program.run(list(arrays))
-        except Exception as error:
-            raise _ours(error) from None
+        return _translated(lambda: self._program.run(list(arrays)))
 
     def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
         from edge.runtime.backends.session import OpProfile

@@ -28,4 +28,8 @@ edge_status edge_take_pair(edge_call *call, uint32_t index, const char *name, in
 int64_t edge_window_count(int64_t size, int64_t kernel, int64_t stride, int64_t padding, int64_t dilation,
                           bool ceil_mode);
 
+/* For splitting work into tasks. */
+static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
 #endif

@@ -78,9 +78,9 @@ typedef struct linear {
 static void multiply(void *context, size_t task, size_t thread) {
   (void)thread;
   const linear *own = context;
-  const size_t first = task * own->columns, left = own->n - first;
+  const size_t first = task * own->columns;
   const edge_output_view out = {own->out + first, own->residual != NULL ? own->residual + first : NULL, own->n, 1};
-  own->kernels->f32_gemm(own->rows, left < own->columns ? left : own->columns, own->k,
+  own->kernels->f32_gemm(own->rows, smaller(own->n - first, own->columns), own->k,
                          (edge_matrix){own->x, own->k, 1}, (edge_matrix){own->weight + first * own->k, own->k, 1},
                          own->bias != NULL ? own->bias + first : NULL, own->activation, &out);
 }
@@ -101,13 +101,10 @@ static edge_status run_linear(edge_call *call, const layout *at) {
   };
   edge_threads *threads = edge_threads_for(call, (double)call->macs / MACS_A_NANOSECOND);
   const size_t tasks = edge_thread_count(threads) > 1 ? 4 * edge_thread_count(threads) : 1;
-  own.columns = ((own.n + tasks - 1) / tasks + EDGE_SUM_LANES - 1) / EDGE_SUM_LANES * EDGE_SUM_LANES;
-  if (own.n > 0) edge_parallel(threads, (own.n + own.columns - 1) / own.columns, multiply, &own);
+  own.columns = blocks(blocks(own.n, tasks), EDGE_SUM_LANES) * EDGE_SUM_LANES;
+  if (own.n > 0) edge_parallel(threads, blocks(own.n, own.columns), multiply, &own);
   return EDGE_OK;
 }
-
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-static size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
 
 /* What the tasks of one sample share. */
 typedef struct job {

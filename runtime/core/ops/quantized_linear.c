@@ -36,9 +36,6 @@ static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 
 static size_t padded_depth(size_t k) { return (k + EDGE_ROW_ALIGN - 1) / EDGE_ROW_ALIGN * EDGE_ROW_ALIGN; }
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-static size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
-
 static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
   return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
 }
