@@ -52,6 +52,12 @@ PACKAGES: tuple[Package, ...] = (
     Package("sklearn", "scikit-learn", "export", "the digits data set"),
     Package("matplotlib", "matplotlib", "export", "plots of the report"),
     Package("litert_torch", "litert-torch", "tflite-export", "export to .tflite"),
+    Package("ziglang", "ziglang", "firmware", "compiler of firmware"),
+    Package("unicorn", "unicorn", "firmware", "emulated boards"),
+    Package("elftools", "pyelftools", "firmware", "what firmware takes of its board"),
+    Package("serial", "pyserial", "firmware", "serial lines to boards"),
+    Package("cobs", "cobs", "firmware", "frames on serial lines"),
+    Package("monocypher", "pymonocypher", "firmware", "signatures of firmware models"),
 )
 
 

@@ -25,7 +25,7 @@ HELP_SECONDS = 0.3
 RESIDENT_KB = 60_000
 
 _RUNS = 9
-_SOURCES = ("CMakeLists.txt", "pyproject.toml", "runtime", "export", "sdk")
+_SOURCES = ("CMakeLists.txt", "pyproject.toml", "runtime", "firmware_bridge", "export", "sdk")
 _KINDS = {".py", ".pyi", ".c", ".h", ".cpp", ".txt", ".toml"}
 
 
