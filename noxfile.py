@@ -97,8 +97,9 @@ def _pytest(session: nox.Session, *words: str, **variables: str) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Runs the tests against the installed wheel and every real engine."""
-    _pytest(session, *session.posargs)
+    """Runs the tests against the installed wheel and every real engine; all of them, on two cores."""
+    # A module's fixtures are made by one worker: they are what takes the time.
+    _pytest(session, *(session.posargs or ("-n", "2", "--dist", "loadfile")))
 
 
 @nox.session(venv_backend="none")

@@ -134,6 +134,7 @@ def test_what_is_missing_is_named_in_one_line(
     assert part in done.stderr
 
 
+@pytest.mark.quiet
 def test_importing_the_runtime_is_quick(base: Path) -> None:
     # `load` as well: the package imports its parts when they are first used.
     script = (
@@ -147,6 +148,7 @@ def test_importing_the_runtime_is_quick(base: Path) -> None:
     assert best <= IMPORT_SECONDS, f"{best:.3f} s"
 
 
+@pytest.mark.quiet
 def test_help_is_quick(base: Path) -> None:
     def seconds() -> float:
         start = time.perf_counter()
