@@ -241,7 +241,11 @@ def device(architecture: str) -> Device:
         shutil.copy(wheel, folder / "root" / "root")
         _pip(folder / "root", architecture, f"/root/{wheel.name}")
 
-    sources = (f"{name}/**/*.{kind}" for name in ("runtime", "firmware_bridge", "export", "sdk") for kind in ("py", "c", "h", "cpp"))
+    sources = (
+        f"{name}/**/*.{kind}"
+        for name in ("runtime", "firmware_bridge", "export", "sdk")
+        for kind in ("py", "c", "h", "cpp")
+    )
     folder = made_once(
         f"wheel-{architecture}", source_hash("CMakeLists.txt", "pyproject.toml", _SOURCE, *sources), make
     )
