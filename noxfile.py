@@ -21,7 +21,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 ROOT = Path(__file__).parent
 CACHE = ROOT / ".cache"
 SHARED = ROOT / ".nox" / "edge"
-PACKAGES = ("runtime", "firmware_bridge", "export", "sdk")
+PACKAGES = ("runtime", "firmware_bridge", "fleet", "export", "sdk")
 
 _done: set[str] = set()
 
