@@ -476,6 +476,25 @@ def max_pool2d(
     return out
 
 
+def conv2d_max_pool2d(x: F32, weight: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_max_pool2d: conv2d without a residual, and max_pool2d of what it gives.
+
+    Args:
+        rest: stride, padding, dilation, groups, activation; kernel, stride, padding, dilation, ceil_mode of the pool.
+    """
+    return max_pool2d(conv2d(x, weight, bias, None, *rest[:5]), *rest[5:])
+
+
+def conv2d_int8_max_pool2d(x: F32, weight: I8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_int8_max_pool2d: likewise of conv2d_int8."""
+    return max_pool2d(conv2d_int8(x, weight, scales, bias, None, *rest[:5]), *rest[5:])
+
+
+def ternary_conv2d_max_pool2d(x: F32, packed: U8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::ternary_conv2d_max_pool2d: likewise of ternary_conv2d, whose kernel comes before the stride."""
+    return max_pool2d(ternary_conv2d(x, packed, scales, bias, None, *rest[:5]), *rest[5:])
+
+
 def add_quantized(x: F32, codes: I8, scales: F32) -> F32:
     """edge::add_quantized: x + codes * scale of the row; codes int8 of x's trailing dimensions, scales [rows]."""
     with np.errstate(all="ignore"):
