@@ -455,7 +455,7 @@ def _of_qkv(of: Callable[..., F32], qkv: F32, heads: int, scale: float, causal: 
 def max_pool2d(
     x: F32, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> F32:
-    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins; an empty stride is the kernel."""
+    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins, of equal zeros the first column; an empty stride is the kernel."""
     stride = stride or kernel
     counts = []
     for d in range(2):
@@ -465,14 +465,15 @@ def max_pool2d(
         # As torch: the last window must start inside the input or its left padding.
         counts.append(count - 1 if ceil_mode and (count - 1) * stride[d] >= size + padding[d] else count)
     out = np.full((*x.shape[:-2], *counts), -np.inf, dtype=f32)
-    for kh in range(kernel[0]):
-        y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
-        inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
-        for kw in range(kernel[1]):
-            z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
-            inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+    for kw in range(kernel[1]):  # columns first: of equal zeros the first stays
+        z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
+        inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+        for kh in range(kernel[0]):
+            y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
+            inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
             at = (..., inside_y[:, None], inside_x)
-            out[at] = np.maximum(out[at], x[..., y[inside_y][:, None], z[inside_x]])
+            value = x[..., y[inside_y][:, None], z[inside_x]]
+            out[at] = np.where((value > out[at]) | np.isnan(value), value, out[at])
     return out
 
 
