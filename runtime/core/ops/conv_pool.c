@@ -34,10 +34,14 @@ static edge_status take_pool(edge_call *call, const layout *at, const edge_conv2
   return edge_take_pooling(call, at->pool, at->pool + 3, at->pool + 4, size, pool);
 }
 
+/* Whether the kernels take many pixels at a time; where they do not, memory is what counts. */
+static bool are_blocked(const edge_call *call) { return call->kernels->qd8_f32_qc8w_conv2d.packed_bytes != NULL; }
+
+static size_t pooled_together(const edge_call *call) { return are_blocked(call) ? EDGE_POOLED_TOGETHER : 1; }
+
 /* Rows of the pool's output that a strip is for. */
 static size_t rows_at_once(const edge_call *call, const edge_pooling *pool) {
-  const bool blocked = call->kernels->qd8_f32_qc8w_conv2d.packed_bytes != NULL;
-  const size_t wanted = blocked ? blocks(PIXELS_AT_ONCE, (size_t)pool->stride[0] * (size_t)pool->size[1]) : 1;
+  const size_t wanted = are_blocked(call) ? blocks(PIXELS_AT_ONCE, (size_t)pool->stride[0] * (size_t)pool->size[1]) : 1;
   return smaller(wanted, (size_t)pool->out_size[0]);
 }
 
@@ -58,7 +62,7 @@ static thread_memory memory_of(const edge_call *call, const edge_conv2d *shape, 
   const size_t channels = (size_t)shape->out_channels;
   thread_memory memory = {
       .strip = edge_whole_lines((uint64_t)strip_rows(call, pool) * (uint64_t)shape->out_width * channels * sizeof(float)),
-      .room = edge_whole_lines(edge_max_pixels_room(channels) * sizeof(float)),
+      .room = edge_whole_lines(pooled_together(call) * channels * sizeof(float)),
   };
   memory.all = memory.strip + memory.room + scratch->thread;
   return memory;
@@ -121,7 +125,8 @@ static void pool_rows(void *context, size_t task, size_t thread) {
     const edge_pixels pixels = {strip, (int64_t)from, channels};
     for (size_t y = first; y < last; ++y) {
       float *out = work->out + y * (size_t)pool->out_size[1] * work->pixel_step;
-      edge_max_pixels(work->call->kernels, pool, &pixels, (int32_t)y, out, work->pixel_step, work->channel_step, room);
+      edge_max_pixels(work->call->kernels, pool, &pixels, (int32_t)y, out, work->pixel_step, work->channel_step, room,
+                      pooled_together(work->call));
     }
   }
 }
@@ -159,11 +164,13 @@ static edge_status check_ternary(edge_call *call) { return check(call, &of_terna
 static edge_status run_ternary(edge_call *call) { return run(call, &of_ternary); }
 static void pack_ternary(edge_call *call) { edge_pack_conv(call, &of_ternary.conv); }
 
+/* A sample of codes is quantized before its outputs are written. */
+#define COVERS .covers = 1u << 0
 #define IMAGES(out) .channels_last = 1u << 0 | 1u << (out)
 
 const edge_op edge_op_edge_conv2d_max_pool2d = {"edge::conv2d_max_pool2d.out", 14, 1, check_floats, run_floats,
                                                 pack_floats, IMAGES(13)};
 const edge_op edge_op_edge_conv2d_int8_max_pool2d = {"edge::conv2d_int8_max_pool2d.out", 15, 1, check_int8, run_int8,
-                                                     pack_int8, IMAGES(14)};
+                                                     pack_int8, COVERS, IMAGES(14)};
 const edge_op edge_op_edge_ternary_conv2d_max_pool2d = {"edge::ternary_conv2d_max_pool2d.out", 15, 1, check_ternary,
-                                                        run_ternary, pack_ternary, IMAGES(14)};
+                                                        run_ternary, pack_ternary, COVERS, IMAGES(14)};

@@ -289,14 +289,17 @@ static edge_status check_aten_convolution(edge_call *call) {
 static edge_status run_aten_convolution(edge_call *call) { return run(call, &aten_convolution); }
 static void pack_aten_convolution(edge_call *call) { edge_pack_conv(call, &aten_convolution); }
 
+/* A sample is quantized before its outputs are written: they may be in the same place, where they are as many. A
+ * residual is read where the output is written. Float convolutions read their neighbours. */
+#define COVERS .covers = 1u << X | 1u << 4
 /* x, the residual and the output are taken in either order. */
 #define IMAGES(residual, out) .channels_last = 1u << X | 1u << (residual) | 1u << (out), .alike = {residual, out}
 
 const edge_op edge_op_edge_conv2d = {"edge::conv2d.out", 10, 1, check_conv2d, run_conv2d, pack_conv2d, IMAGES(3, 9)};
 const edge_op edge_op_edge_conv2d_int8 = {"edge::conv2d_int8.out", 11, 1, check_conv2d_int8, run_conv2d_int8,
-                                          pack_conv2d_int8, IMAGES(4, 10)};
+                                          pack_conv2d_int8, COVERS, IMAGES(4, 10)};
 const edge_op edge_op_edge_ternary_conv2d = {"edge::ternary_conv2d.out", 11, 1, check_ternary_conv2d,
-                                             run_ternary_conv2d, pack_ternary_conv2d, IMAGES(4, 10)};
+                                             run_ternary_conv2d, pack_ternary_conv2d, COVERS, IMAGES(4, 10)};
 const edge_op edge_op_aten_convolution = {
     .name = "aten::convolution.out",
     .arg_count = 10,

@@ -80,14 +80,10 @@ static size_t span_of(const edge_pooling *pool) {
 }
 static size_t phase_of(const edge_pooling *pool) { return span_of(pool) / (size_t)pool->stride[1] + 1; }
 
-/* Pixels whose channels are written together where they lie a plane apart: as many as a cache line holds. */
-enum { PIXELS_AT_ONCE = 16 };
-size_t edge_max_pixels_room(size_t channels) { return PIXELS_AT_ONCE * channels; }
-
 /* Temporary memory a thread: for a row of columns and one of outputs, or for the channels of some pixels. */
 static size_t thread_bytes(const edge_pooling *pool, size_t channels) {
   const size_t row = span_of(pool) + (size_t)pool->stride[1] * phase_of(pool) + (size_t)pool->out_size[1];
-  const size_t pixels = edge_max_pixels_room(channels);
+  const size_t pixels = EDGE_POOLED_TOGETHER * channels;
   return (size_t)edge_whole_lines((row > pixels ? row : pixels) * sizeof(float));
 }
 
@@ -175,12 +171,12 @@ static void max_row(const edge_kernels *kernels, const edge_pooling *pool, const
 
 /* All channels of a pixel at a time. */
 void edge_max_pixels(const edge_kernels *kernels, const edge_pooling *pool, const edge_pixels *x, int32_t oy,
-                     float *out, size_t pixel_step, size_t channel_step, float *room) {
+                     float *out, size_t pixel_step, size_t channel_step, float *room, size_t together) {
   const edge_window rows = edge_window_at(pool, 0, oy);
   const size_t channels = x->channels;
   for (int32_t ox = 0; ox < pool->out_size[1]; ++ox) {
     const edge_window columns = edge_window_at(pool, 1, ox);
-    const size_t held = (size_t)ox % PIXELS_AT_ONCE;
+    const size_t held = (size_t)ox % together;
     float *direct = out + (size_t)ox * pixel_step;
     largest own = {.kernels = kernels, .n = channels, .out = channel_step == 1 ? direct : room + held * channels};
     for (int64_t i = columns.first; i < columns.end; i += pool->dilation[1]) {
@@ -189,7 +185,7 @@ void edge_max_pixels(const edge_kernels *kernels, const edge_pooling *pool, cons
       }
     }
     finish(&own);
-    if (channel_step == 1 || (held + 1 < PIXELS_AT_ONCE && ox + 1 < pool->out_size[1])) continue;
+    if (channel_step == 1 || (held + 1 < together && ox + 1 < pool->out_size[1])) continue;
     float *first = direct - held * pixel_step;
     for (size_t c = 0; c < channels; ++c) {
       for (size_t i = 0; i <= held; ++i) first[c * channel_step + i * pixel_step] = room[i * channels + c];
@@ -210,9 +206,10 @@ static void max_rows_of_pixels(void *context, size_t task, size_t thread) {
   const edge_kernels *kernels = work->call->kernels;
   const edge_pixels pixels = {in, 0, channels};
   if (result->channels_last) {
-    edge_max_pixels(kernels, pool, &pixels, (int32_t)oy, out + oy * width * channels, channels, 1, line);
+    edge_max_pixels(kernels, pool, &pixels, (int32_t)oy, out + oy * width * channels, channels, 1, line,
+                    EDGE_POOLED_TOGETHER);
   } else {
-    edge_max_pixels(kernels, pool, &pixels, (int32_t)oy, out + oy * width, 1, height * width, line);
+    edge_max_pixels(kernels, pool, &pixels, (int32_t)oy, out + oy * width, 1, height * width, line, EDGE_POOLED_TOGETHER);
   }
 }
 

@@ -29,11 +29,12 @@ typedef struct edge_pixels {
   size_t channels;
 } edge_pixels;
 
-/* Floats of temporary memory that edge_max_pixels wants. */
-size_t edge_max_pixels_room(size_t channels);
+/* Pixels whose channels are written together where they lie a plane apart: as many as a cache line holds. */
+enum { EDGE_POOLED_TOGETHER = 16 };
 
-/* Row `oy` of the largest values of all channels; the first one's at `out`, pixels and channels so many floats apart. */
+/* Row `oy` of the largest values of all channels; the first one's at `out`, pixels and channels so many floats apart.
+ * `room` has the channels of `together` pixels. */
 void edge_max_pixels(const edge_kernels *kernels, const edge_pooling *pool, const edge_pixels *x, int32_t oy,
-                     float *out, size_t pixel_step, size_t channel_step, float *room);
+                     float *out, size_t pixel_step, size_t channel_step, float *room, size_t together);
 
 #endif
