@@ -110,10 +110,8 @@ def build_echo(board: Board, toolchain: Toolchain) -> Path:
         The ELF file, in the cache.
     """
     sources = [Source(FIRMWARE / "start/echo.c", _COLD)]
-    key = hashlib.sha256(
-        "\0".join((board_config(board), linker_script(board), digest([FIRMWARE], (".h", ".c")), repr(toolchain))).encode()
-        + (board.folder / "board.c").read_bytes()
-    ).hexdigest()[:32]
+    made_of = (board_config(board), linker_script(board), digest([FIRMWARE, board.folder], (".h", ".c")))
+    key = hashlib.sha256("\0".join((*made_of, repr(toolchain))).encode()).hexdigest()[:32]
     output = cache_dir() / "firmware" / "echo" / f"{board.name}-{toolchain.name}-{key}.elf"
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)

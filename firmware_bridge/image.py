@@ -59,11 +59,13 @@ def _read_elf(board: Board, path: Path) -> Image:
             elf = ELFFile(file)
             if elf["e_machine"] != machine or elf.elfclass != 32 or not elf.little_endian:
                 raise BadFile(f"{path}: is for another processor than {board.name}'s {board.cpu}")
-            pieces = [
-                (int(part["p_paddr"]), bytes(part.data()))
-                for part in elf.iter_segments()
-                if part["p_type"] == "PT_LOAD" and part["p_filesz"] > 0
-            ]
+            pieces = []
+            for part in elf.iter_segments():
+                if part["p_type"] != "PT_LOAD" or part["p_filesz"] == 0:
+                    continue
+                pieces.append((int(part["p_paddr"]), bytes(part.data())))
+                if len(pieces[-1][1]) != part["p_filesz"]:
+                    raise BadFile(f"{path}: is cut off")
     except (ELFError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise BadFile(f"{path}: is damaged ({error})") from error
     for address, piece in pieces:

@@ -114,7 +114,7 @@ class Toolchain:
             EdgeError: A symbol is missing, or a memory is too small; the message has the linker's words.
         """
         library = () if self.name == "zig" else ("-nostdlib",)
-        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections", "-static"]
+        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections,--strip-debug"]
         words += [str(path) for path in objects]
         if self.name == "gcc":
             words += ["-nostartfiles", "-lgcc"]

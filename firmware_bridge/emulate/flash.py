@@ -1,4 +1,4 @@
-"""Storage as NOR flash behaves: a sector is erased at once, a unit is programmed once, and power may fail in between."""
+"""Storage as NOR flash behaves: a sector is erased at once, a unit programmed once, and power may fail in between."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Flash:
         self._shape = shape
         self.operations = 0
         self._fails_at: int | None = None
-        self._random = random.Random()
+        self._random = random.Random()  # noqa: S311  # garbage, no secret
         if file is None:
             self._bytes: mmap.mmap = mmap.mmap(-1, shape.bytes)
             self._bytes[:] = first
@@ -55,7 +55,7 @@ class Flash:
     def fail_at(self, operations: int, seed: int) -> None:
         """The power fails in the so-many-th operation from now on."""
         self._fails_at = self.operations + operations
-        self._random = random.Random(seed)
+        self._random.seed(seed)
 
     def erase(self, offset: int) -> bool:
         """Erases the sector at `offset`; False if there is none.

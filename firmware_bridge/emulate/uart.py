@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import Protocol
 
 
 class Line:
@@ -67,6 +69,16 @@ class Line:
         with self._changed:
             self._open = False
             self._changed.notify_all()
+
+
+class Uart(Protocol):
+    """Registers."""
+
+    def read(self, offset: int) -> int:
+        """The CPU reads the register at `offset`."""
+
+    def write(self, offset: int, value: int) -> None:
+        """The CPU writes it."""
 
 
 class Cmsdk:
@@ -135,4 +147,4 @@ class Ns16550:
             self._line.put(value)
 
 
-UARTS = {"cmsdk": Cmsdk, "pl011": Pl011, "nrf": Nrf, "ns16550": Ns16550}
+UARTS: dict[str, Callable[[Line], Uart]] = {"cmsdk": Cmsdk, "pl011": Pl011, "nrf": Nrf, "ns16550": Ns16550}

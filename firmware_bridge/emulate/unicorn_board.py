@@ -1,6 +1,7 @@
 """A board around unicorn's CPU: memories, a serial port, and a page of registers for what hardware differs in.
 
-Nothing is ever interrupted: the firmware polls. The CPU runs in a thread of its own, and sleeps where the firmware does.
+Nothing is ever interrupted: the firmware polls. The CPU runs in a thread of its own, and sleeps where the firmware
+does.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edge.firmware_bridge.cpu import CPUS
 from edge.firmware_bridge.emulate.board import EmulatedBoard
 from edge.firmware_bridge.emulate.flash import Flash, PowerFailed
 from edge.firmware_bridge.emulate.hook import NEVER, REASON_LIMIT, REASON_WATCHDOG, Counter, count_block
-from edge.firmware_bridge.emulate.uart import UARTS, Line
+from edge.firmware_bridge.emulate.uart import UARTS, Line, Uart
 from edge.firmware_bridge.image import ERASED, Image, first_storage
 from edge.runtime.errors import BadFile, BadInput, MissingDependency
 
@@ -55,7 +56,7 @@ class UnicornBoard(EmulatedBoard):
         self._board = board
         self._arch = CPUS[board.cpu].arch
         self._line = Line()
-        self._uart = UARTS[board.uart.driver](self._line)
+        self._uart: Uart = UARTS[board.uart.driver](self._line)
         self._registers: dict[int, int] = {}
         self._powered = True
         self._why = ""

@@ -46,14 +46,12 @@ bool board_storage_erase(uint32_t offset) {
   if (edge_is_emulated()) return edge_page_erase(offset);
   EDGE_REGISTER(FLASH_ADDRESS) = EDGE_STORAGE_ORIGIN + offset;
   command(2);
-  for (uint32_t i = 0; i < EDGE_STORAGE_ERASE_BYTES; ++i) {
-    if (board_storage()[offset + i] != 0xFF) return false;
-  }
-  return true;
+  return is_erased(offset, EDGE_STORAGE_ERASE_BYTES);
 }
 
 bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes) {
   if (edge_is_emulated()) return edge_page_program(offset, from, bytes);
+  if (!is_erased(offset, bytes)) return false;
   for (size_t i = 0; i < bytes; i += 4) {
     uint32_t word;
     __builtin_memcpy(&word, from + i, 4);

@@ -25,6 +25,7 @@ bool board_storage_erase(uint32_t offset) {
 }
 
 bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes) {
+  if (!is_erased(offset, bytes)) return false;
   nvmc_program(EDGE_STORAGE_ORIGIN + offset, from, bytes);
   return memcmp(board_storage() + offset, from, bytes) == 0;
 }
