@@ -107,6 +107,7 @@ class _Export:
                 formats=formats,
                 tflite_bits=self.options.tflite_bits,
                 int8_attention=self.options.attention == "int8",
+                layout=find_target(self.options.target).layout,
                 at_once=threads,
                 children=self.children,
             )

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/layouts.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -85,6 +87,7 @@ typedef struct edge_qd8_weights {
   size_t (*packed_bytes)(size_t n, size_t k);
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
+  int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
