@@ -129,6 +129,12 @@ class Cases:
         return [self.input(*x), codes, self.scales(weight[0]), self.maybe(weight[0]), None, *geometry,
                 self.activation()]  # fmt: skip
 
+    def ternary_conv2d(self) -> list[Any]:
+        x, weight, geometry = self.geometry()
+        codes = self.random.integers(-1, 2, size=(weight[0], x[1], *weight[2:])).astype(np.int8)
+        return [self.input(*x), reference.pack_taps(codes), self.scales(weight[0]), self.maybe(weight[0]), None,
+                list(weight[2:]), *geometry[:3], self.activation()]  # fmt: skip
+
     def layer_norm(self) -> list[Any]:
         k = self.size(100)
         return [self.input(3, k), self.maybe(k), self.maybe(k), 1e-5]
