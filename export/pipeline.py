@@ -58,6 +58,7 @@ from edge.runtime.manifest import (
     TensorSpec,
 )
 from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
+from edge.runtime.target import find_target
 
 __all__ = ["ExportOptions", "ExportResult", "export_model"]
 

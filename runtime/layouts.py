@@ -50,7 +50,7 @@ def pack_layout(codes: I8, layout: str) -> U8:
     pack = {"rows": _rows, "pairs": _pairs, "trits": _trits, "planes": _planes}[layout]
     n, k = codes.shape
     shape = (n, row_bytes(layout, k)) + (1,) * LAYOUTS.index(layout)
-    return np.ascontiguousarray(pack((codes + 1).astype(np.uint8))).reshape(shape)
+    return np.array(pack((codes + 1).astype(np.uint8))).reshape(shape)
 
 
 def unpack_layout(packed: U8, k: int) -> I8:

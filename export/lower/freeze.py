@@ -229,8 +229,9 @@ def in_layout(frozen: nn.Module, layout: str) -> nn.Module:
     """
     frozen = copy.deepcopy(frozen)
     for _, layer in frozen_layers(frozen):
-        if layer.bits == 1.58 and isinstance(layer, FrozenLinear):
-            layer.packed = torch.from_numpy(pack_layout(layer.codes.numpy(), layout))
+        if layer.bits == 1.58:
+            codes = layer.codes if layer.codes.dim() == 2 else layer.codes.permute(0, 2, 3, 1).flatten(1)
+            layer.packed = torch.from_numpy(pack_layout(codes.numpy(), layout))
     return frozen
 
 

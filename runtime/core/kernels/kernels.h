@@ -126,6 +126,7 @@ typedef struct edge_qd8_conv2d_weights {
   void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
   size_t (*scratch_bytes)(const edge_conv2d *shape);
+  int layout; /* as in edge_qd8_weights; qc2w only */
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */

@@ -5,6 +5,7 @@
  */
 #include "ops/edge_args.h"
 #include "ops/ops.h"
+#include "ops/weights.h"
 
 enum { X, WEIGHT, SCALES, BIAS, RESIDUAL, ACTIVATION = 9, OUT };
 
@@ -47,8 +48,15 @@ static edge_status check_weight(edge_call *call, const layout *at, const edge_co
                      (unsigned long long)taps, (unsigned long long)most);
   }
   if (!at->kernel) return EDGE_OK;
-  const int32_t sizes[2] = {conv->out_channels, (int32_t)((taps + 3) / 4)};
-  return edge_expect_shape(call, weight, "packed", sizes, 2);
+  int layout;
+  EDGE_TRY(edge_take_layout(call, weight, true, &layout));
+  const int32_t sizes[EDGE_MAX_RANK] = {conv->out_channels, (int32_t)edge_layout_row_bytes(layout, taps), 1, 1, 1};
+  return edge_expect_shape(call, weight, "packed", sizes, weight->rank);
+}
+
+/* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
+static size_t repacked_bytes(const edge_qd8_conv2d_weights *kernel, const edge_conv2d *conv) {
+  return kernel->packed_bytes != NULL ? kernel->packed_bytes(conv) : 0;
 }
 
 static size_t thread_bytes(const edge_qd8_conv2d_weights *kernel, const edge_conv2d *conv) {
@@ -67,9 +75,8 @@ static edge_status check(edge_call *call, const layout *at) {
   EDGE_TRY(edge_take_tensor(call, X, "x", EDGE_F32, &x));
   EDGE_TRY(edge_take_tensor(call, WEIGHT, at->kernel ? "packed" : "weight",
                             EDGE_BIT(at->kernel ? EDGE_UINT8 : EDGE_INT8), &weight));
-  if (at->kernel && weight->rank != 2) {
-    return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %u dimensions, expected 2", (unsigned)weight->rank);
-  }
+  int layout;
+  if (at->kernel) EDGE_TRY(edge_take_layout(call, weight, true, &layout));
   EDGE_TRY(geometry(call, at, &conv));
   if (x->rank != 4) return edge_fail(call, EDGE_BAD_ARGUMENT, "x has %u dimensions, expected 4 (NCHW)", x->rank);
   EDGE_TRY(edge_take_scales(call, SCALES, conv.out_channels));
@@ -81,19 +88,29 @@ static edge_status check(edge_call *call, const layout *at) {
   EDGE_TRY(check_weight(call, at, &conv));
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, OUT)) * taps_of(&conv);
   const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
-  if (kernel->packed_bytes == NULL) return edge_reserve(call, scratch_bytes(call, kernel, &conv));
-  uint64_t scratch = scratch_bytes(call, storage(&edge_kernels_scalar, at), &conv);
-  if (weight->constant && scratch > 0) {
-    EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes(&conv)));
-    if (call->packed_bytes > 0) scratch = larger(scratch, scratch_bytes(call, kernel, &conv));
+  const size_t repacked = repacked_bytes(kernel, &conv);
+  if (at->kernel && conv.out_channels > 0) {
+    EDGE_TRY(edge_reserve_weights(call, weight, (size_t)conv.out_channels, (size_t)taps_of(&conv), kernel->layout,
+                                  repacked));
+  } else if (weight->constant && conv.out_channels > 0) {
+    EDGE_TRY(edge_reserve_packed(call, repacked));
   }
-  return edge_reserve(call, scratch);
+  /* Which kernel runs is known when the memory of repacked weights is there, or is not. */
+  const uint64_t scratch = scratch_bytes(call, storage(&edge_kernels_scalar, at), &conv);
+  return edge_reserve(call, larger(scratch, scratch_bytes(call, kernel, &conv)));
 }
 
 static void pack(edge_call *call, const layout *at) {
   edge_conv2d conv;
   if (geometry(call, at, &conv) != EDGE_OK) return; /* `check` saw to it */
-  storage(call->kernels, at)->pack(&conv, edge_tensor_at(call, WEIGHT)->data, call->packed);
+  const edge_tensor *weight = edge_tensor_at(call, WEIGHT);
+  const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
+  const size_t repacked = repacked_bytes(kernel, &conv);
+  const void *rows = weight->data;
+  if (at->kernel) {
+    rows = edge_weight_rows(call, weight, (size_t)conv.out_channels, (size_t)taps_of(&conv), repacked);
+  }
+  if (repacked > 0) kernel->pack(&conv, rows, call->packed);
 }
 
 typedef struct job {
@@ -116,7 +133,6 @@ static edge_status run(edge_call *call, const layout *at) {
   const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
   const edge_tensor *residual = edge_optional_tensor_at(call, RESIDUAL), *weight = edge_tensor_at(call, WEIGHT);
   job work = {
-      .kernel = kernel->packed_bytes != NULL && call->packed == NULL ? storage(&edge_kernels_scalar, at) : kernel,
       .conv =
           {
               .image = call->scratch,
@@ -127,6 +143,10 @@ static edge_status run(edge_call *call, const layout *at) {
   };
   const edge_conv2d *shape = &work.conv.shape;
   EDGE_TRY(geometry(call, at, &work.conv.shape));
+  const int wanted = at->kernel ? kernel->layout : (int)weight->rank - 2; /* int8 weights lie in one way only */
+  const bool own =
+      edge_kernel_reads(call, weight, wanted, kernel->packed_bytes != NULL, repacked_bytes(kernel, shape));
+  work.kernel = own ? kernel : storage(&edge_kernels_scalar, at);
   if (shape->out_channels == 0 || shape->out_height == 0 || shape->out_width == 0) return EDGE_OK;
   work.thread_bytes = thread_bytes(work.kernel, shape);
   work.scratch = (char *)call->scratch + edge_whole_lines(work.kernel->image_bytes(shape));
