@@ -70,6 +70,7 @@ typedef struct edge_manifest {
   uint32_t sequence;
   uint64_t expiry;
   uint32_t payload_bytes; /* program, padding, description */
+  size_t block_bytes;     /* what the program takes of this device's memory; known once the payload was checked */
 } edge_manifest;
 
 #endif
