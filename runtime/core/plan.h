@@ -94,6 +94,9 @@ const edge_tensor *edge_tensor_at(const edge_value *value, uint32_t index);
 /* Puts the channels of intermediate images last where all operators that meet them take that: layout.c. */
 void edge_choose_layouts(const edge_program *program, edge_model *model);
 
+/* edge_run of the first `count` calls. */
+edge_status edge_run_calls(edge_model *model, uint32_t count, edge_trace trace, void *user, edge_error *error);
+
 /* Checks what the operators are promised about the kinds of outputs, then lets the operator check its arguments. */
 edge_status edge_check_call(edge_call *call, uint32_t index);
 

@@ -19,7 +19,7 @@ edge_epilogue edge_read_epilogue(const edge_call *call, uint32_t scales, const e
                                  bool bitlinear_compat);
 
 /* The geometry of a convolution of x [B,C,H,W], or [B,C,W] as of height 1, with weight [O,C/groups,kh,kw]; stride,
- * padding and dilation are the arguments from `stride` on. Refuses what does not fit, an empty output included. */
+ * padding and dilation are the arguments from `stride` on; `groups` 0: there is one. Refuses what does not fit, an empty output included. */
 edge_status edge_take_convolution(edge_call *call, const edge_tensor *x, const edge_tensor *weight, uint32_t stride,
                                   uint32_t groups, edge_conv2d *conv);
 /* Two sizes of at least `low`, one of which stands for both. */
