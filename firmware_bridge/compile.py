@@ -97,7 +97,7 @@ def build_elf(
     script = generated("link.ld", linker_script(board)) / "link.ld"
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        toolchain.link(objects, script, temporary)
+        toolchain.link(objects, script, temporary, [f for f in flags if f.startswith("-Wl")])
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)

@@ -114,7 +114,7 @@ class Toolchain:
             EdgeError: A symbol is missing, or a memory is too small; the message has the linker's words.
         """
         library = () if self.name == "zig" else ("-nostdlib",)
-        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections,--strip-debug"]
+        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections"]
         words += [str(path) for path in objects]
         if self.name == "gcc":
             words += ["-nostartfiles", "-lgcc"]
@@ -183,6 +183,6 @@ def _whole(path: Path, make: Callable[[Path], None]) -> None:
 def _first_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
-        if "error" in line or "undefined" in line or "will not fit" in line or "overflowed" in line:
+        if "error:" in line or "undefined" in line or "will not fit" in line or "overflowed" in line:
             return line[:400]
     return (lines[0] if lines else "failed without a word")[:400]

@@ -68,6 +68,12 @@ size_t strlen(const char *text) {
   return (size_t)(end - text);
 }
 
+size_t strnlen(const char *text, size_t most) {
+  size_t length = 0;
+  while (length < most && text[length] != '\0') ++length;
+  return length;
+}
+
 int strcmp(const char *a, const char *b) {
   while (*a != '\0' && *a == *b) ++a, ++b;
   return (uint8_t)*a - (uint8_t)*b;
