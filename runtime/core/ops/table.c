@@ -47,3 +47,7 @@ edge_status edge_fail(edge_call *call, edge_status status, const char *format, .
   va_end(arguments);
   return status;
 }
+
+edge_status edge_fail_code(edge_call *call, edge_status status, const char *file, int line) {
+  return edge_fail(call, status, "%s:%d", file, line);
+}
