@@ -1,7 +1,7 @@
 """On-device learning in numpy: what runtime/core/learn must compute, to the last bit.
 
-A tail is a list of layers; each goes forward and back in the order of operations of the C (runtime/core/learn/layers.c),
-in float32. `LearningReference` takes one step of stochastic gradient descent a sample, as edge_learn_class does.
+A tail is a list of layers; each goes forward and back in the order of operations of runtime/core/learn/layers.c, in
+float32. `LearningReference` takes one step of stochastic gradient descent a sample, as edge_learn_class does.
 """
 
 from __future__ import annotations
