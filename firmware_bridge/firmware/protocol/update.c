@@ -147,9 +147,13 @@ edge_refusal edge_activate(edge_device *device, uint32_t slot, uint32_t sequence
   return EDGE_DONE;
 }
 
-edge_refusal edge_roll_back(edge_device *device, edge_error *why) {
-  if (device->commit.trial != EDGE_NO_SLOT) return cancel_trial(device, why);
+edge_refusal edge_roll_back(edge_device *device, uint32_t sequence, edge_error *why) {
   edge_commit next = device->commit;
+  const bool on_trial = next.trial != EDGE_NO_SLOT;
+  if (sequence != (on_trial ? next.trial_sequence : next.active_sequence)) {
+    return edge_refuse(why, EDGE_STALE, "sequence %lu is not what would run", (unsigned long)sequence);
+  }
+  if (on_trial) return cancel_trial(device, why);
   if (next.active == EDGE_NO_SLOT || next.previous_sequence == 0) {
     return edge_refuse(why, EDGE_NO_IMAGE, "there is no model to go back to");
   }
