@@ -134,9 +134,7 @@ class Device:
         """
         self._link.ask(Command.VERIFY, bytes((slot,)), timeout=_SLOW_SECONDS)
 
-    def send_image(
-        self, image: bytes, progress: Callable[[int, int], object] = lambda done, total: None
-    ) -> int:
+    def send_image(self, image: bytes, progress: Callable[[int, int], object] = lambda done, total: None) -> int:
         """Writes a slot image into the slot that is free; goes on where an earlier transfer of it was cut.
 
         Args:
@@ -205,9 +203,7 @@ class Device:
         time.sleep(0.02)
         return self.read_info(timeout)
 
-    def flash(
-        self, image: bytes, progress: Callable[[int, int], object] = lambda done, total: None
-    ) -> Info:
+    def flash(self, image: bytes, progress: Callable[[int, int], object] = lambda done, total: None) -> Info:
         """Sends an image, activates it, starts the device again, and checks that it runs what was sent.
 
         Where the device has it already and runs it, nothing is done.

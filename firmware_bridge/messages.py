@@ -1,4 +1,4 @@
-"""Commands, statuses and the bodies of frames, as firmware_bridge/firmware/protocol/{messages.h,commands.c} have them."""
+"""Commands, statuses and the bodies of frames, as messages.h and commands.c of the firmware have them."""
 
 from __future__ import annotations
 

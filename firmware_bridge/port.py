@@ -1,10 +1,10 @@
 """Byte pipes to boards: serial ports, sockets, emulated boards, and a gateway's, opened by their address.
 
-    /dev/ttyUSB0, COM3                a serial port
-    socket://HOST:PORT                a serial line over TCP
-    emulate:BOARD:FILE                an emulated board that starts with this firmware (ELF or .bin)
-    gateway://HOST:PORT/NAME          a board of a gateway, over TCP
-    gateway:///PATH/OF/SOCKET/NAME    the same over a Unix socket
+/dev/ttyUSB0, COM3                a serial port
+socket://HOST:PORT                a serial line over TCP
+emulate:BOARD:FILE                an emulated board that starts with this firmware (ELF or .bin)
+gateway://HOST:PORT/NAME          a board of a gateway, over TCP
+gateway:///PATH/OF/SOCKET/NAME    the same over a Unix socket
 """
 
 from __future__ import annotations

@@ -101,9 +101,7 @@ class Identity:
             raise BadInput(f"a device id has {DEVICE_ID_BYTES} bytes and a secret {SECRET_BYTES}")
         if not 1 <= len(self.keys) <= MAX_KEYS or any(len(key) != PUBLIC_KEY_BYTES for key in self.keys):
             raise BadInput(f"a device knows 1 to {MAX_KEYS} public keys of {PUBLIC_KEY_BYTES} bytes")
-        packed = _IDENTITY.pack(
-            _IDENTITY_MAGIC, 1, len(self.keys), 0, self.device_id, self.secret, b"".join(self.keys)
-        )
+        packed = _IDENTITY.pack(_IDENTITY_MAGIC, 1, len(self.keys), 0, self.device_id, self.secret, b"".join(self.keys))
         return packed + _CRC.pack(zlib.crc32(packed))
 
 

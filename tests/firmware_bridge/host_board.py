@@ -29,7 +29,9 @@ def build(*, sanitized: bool = False, defines: Sequence[str] = ()) -> Path:
     """The program, compiled the first time."""
     compiler = sanitizing_compiler() if sanitized else c_compiler()
     # No name begins with another and a dash: that would count as an older one of it.
-    name = "-".join(["board-program", "sanitized" if sanitized else "plain", *(w.lower() for w in defines or ["as-is"])])
+    name = "-".join(
+        ["board-program", "sanitized" if sanitized else "plain", *(w.lower() for w in defines or ["as-is"])]
+    )
     objects = _core_objects(compiler, sanitized)
 
     def make(folder: Path) -> None:
@@ -91,7 +93,7 @@ class HostBoard:
             return b""
         got = os.read(self._process.stdout.fileno(), size)
         if not got:
-            raise LinkLost(f"the board stopped with {self.wait()}")
+            raise self._stopped()
         return got
 
     def write(self, data: bytes) -> None:
@@ -99,7 +101,13 @@ class HostBoard:
         try:
             self._process.stdin.write(data)
         except OSError:
-            raise LinkLost(f"the board stopped with {self.wait()}") from None
+            raise self._stopped() from None
+
+    def _stopped(self) -> Exception:
+        """An AssertionError where the firmware broke a rule of storage, or a sanitizer stopped it."""
+        status = self.wait()
+        kind = LinkLost if status in (0, CUT, -9) else AssertionError
+        return kind(f"the board stopped with {status}")
 
     def wait(self) -> int:
         """Its exit status: CUT, RULE_BROKEN, 0 after close, or a sanitizer's."""

@@ -1,4 +1,4 @@
-"""Writes vectors.json, which the tests hold both sides of the protocol to: `python tests/firmware_bridge/make_vectors.py`.
+"""Writes vectors.json, which the tests hold both sides of the protocol to: `python make_vectors.py`.
 
 The bytes are those that devices in the field have: when a test says that they differ, the protocol has changed, and its
 version number must.
