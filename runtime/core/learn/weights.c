@@ -8,7 +8,7 @@
 static float code_at(const uint8_t *row, uint32_t bits, int zero, size_t k) {
   if (bits == 8) return (float)(int8_t)row[k];
   const uint32_t codes = 8 / bits;
-  return (float)((row[k / codes] >> k % codes * bits & ((1u << bits) - 1u)) - zero);
+  return (float)((row[k / codes] >> k % codes * bits & ((1 << bits) - 1)) - zero);
 }
 
 /* Integer weights times their scale, which is one for all or one a row. */
