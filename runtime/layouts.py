@@ -19,6 +19,9 @@ LAYOUTS = ("rows", "pairs", "trits", "planes")
 # Column of the eight that the lanes of each step of a word in `pairs` hold.
 _PAIR_COLUMNS = ((0, 2), (1, 3), (4, 6), (5, 7))
 
+# What w + 1 of each of the five columns of a byte in `trits` is multiplied by.
+_PLACES = np.array([1, 3, 9, 28, 84], np.uint8)
+
 
 def layout_of(packed: U8) -> str:
     """The layout that the shape of a weight tensor names.
@@ -135,7 +138,7 @@ def _passes(groups: int) -> list[tuple[int, int]]:
 
 def _trits(codes: U8) -> U8:
     digits = _padded(codes, 5).reshape(codes.shape[0], -1, 5)
-    sums = np.asarray(digits @ np.array([1, 3, 9, 27, 81], np.uint8), np.uint8)
+    sums = np.asarray(digits @ _PLACES, np.uint8)
     return np.concatenate([np.zeros(0, np.uint8), *(sums[:, at : at + w].ravel() for at, w in _passes(sums.shape[1]))])
 
 
@@ -144,7 +147,9 @@ def _from_trits(packed: U8, k: int) -> U8:
     flat, sums = packed.ravel(), np.empty((n, groups), np.uint8)
     for at, width in _passes(groups):
         sums[:, at : at + width] = flat[n * at : n * (at + width)].reshape(n, width)
-    digits = sums[:, :, None] // np.array([1, 3, 9, 27, 81], np.uint8) % 3
+    digits = np.empty((n, groups, 5), np.uint8)
+    for j in reversed(range(5)):
+        digits[..., j], sums = sums // _PLACES[j], sums % _PLACES[j]
     return np.asarray(digits.reshape(n, -1)[:, :k], np.uint8)
 
 

@@ -51,9 +51,10 @@ static void trits_to_rows(size_t n, size_t k, const uint8_t *weight, uint8_t *ro
     pass = groups - first >= 8 ? 8 : groups - first >= 4 ? 4 : 1;
     for (size_t o = 0; o < n; ++o) {
       for (size_t g = first; g < first + pass; ++g) {
-        unsigned sum = *weight++;
-        for (size_t column = 5 * g; column < 5 * g + 5; ++column, sum /= 3) {
-          if (column < k) put(rows + o * width, column, sum % 3);
+        static const uint8_t place[5] = {1, 3, 9, 28, 84};
+        unsigned rest = *weight++;
+        for (size_t j = 5; j-- > 0; rest %= place[j]) {
+          if (5 * g + j < k) put(rows + o * width, 5 * g + j, rest / place[j] & 3);
         }
       }
     }
