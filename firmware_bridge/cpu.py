@@ -39,11 +39,12 @@ def _cortex(name: str, target: str, fpu: str = "", zig_features: str = "", gcc_c
 CPUS: dict[str, Cpu] = {
     "cortex-m0": _cortex("cortex-m0", "cortex-m0"),
     "cortex-m3": _cortex("cortex-m3", "cortex-m3"),
-    "cortex-m4": _cortex("cortex-m4", "cortex-m4", "fpv4-sp-d16"),
-    "cortex-m7": _cortex("cortex-m7", "cortex-m7", "fpv5-sp-d16", "-fp64"),
-    "cortex-m33": _cortex("cortex-m33", "cortex-m33", "fpv5-sp-d16"),
+    # zig takes no extension from a core's name.
+    "cortex-m4": _cortex("cortex-m4", "cortex-m4", "fpv4-sp-d16", "+vfp4d16sp"),
+    "cortex-m7": _cortex("cortex-m7", "cortex-m7", "fpv5-sp-d16", "+fp_armv8d16sp"),
+    "cortex-m33": _cortex("cortex-m33", "cortex-m33", "fpv5-sp-d16", "+fp_armv8d16sp+dsp"),
     # GCC takes the floating-point unit and MVE from the name.
-    "cortex-m55": _cortex("cortex-m55", "cortex-m55", "auto"),
+    "cortex-m55": _cortex("cortex-m55", "cortex-m55", "auto", "+mve_fp+fp_armv8d16sp"),
     "rv32imac": Cpu(
         target="riscv32",
         arch="riscv",
