@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge.runtime.layouts import unpack_layout
+
 NAMESPACE = "edge"
 
 NONE, RELU, GELU, GELU_TANH, SILU, RELU6, HARDSWISH, SIGMOID, TANH = range(9)
@@ -51,10 +53,13 @@ def unpack_codes(packed: Tensor, columns: int, bits: float) -> Tensor:
     """Returns the integer weights int8 [N, K] behind `packed` (see `pack_codes`).
 
     Args:
-        packed: uint8 [N, ceil(K·bits/8)], or int8 [N, K] for 8 bits.
+        packed: uint8 [N, ceil(K·bits/8)], or int8 [N, K] for 8 bits; or ternary weights in a microcontroller's layout
+            (`edge.runtime.layouts`).
         columns: K.
         bits: 1.58, 2, 4 or 8.
     """
+    if packed.ndim > 2 and bits == 1.58:
+        return torch.from_numpy(unpack_layout(packed.numpy(), columns))
     if bits == 8:
         return packed.view(torch.int8)[:, :columns]
     width, offset = (4, 8) if bits == 4 else (2, 1 if bits == 1.58 else 2)

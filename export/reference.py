@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.export.reference_math import F32, activate, exp, f32
+from edge.runtime.layouts import unpack_layout
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
@@ -62,7 +63,8 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
     """The inverse of `pack_codes`.
 
     Args:
-        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits.
+        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits; or ternary weights in a microcontroller's
+            layout (`edge.runtime.layouts`).
         k: Weights a row.
         bits: 1.58, 2, 4 or 8.
 
@@ -70,6 +72,8 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
         int8 [N, k].
     """
     width, zero, _, _ = _packing(bits)
+    if packed.ndim > 2 and bits == 1.58:
+        return unpack_layout(packed.view(np.uint8), k)
     if width == 8:
         return np.asarray(packed, dtype=np.int8)[:, :k]
     shifts = np.arange(0, 8, width, dtype=np.uint8)

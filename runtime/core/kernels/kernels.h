@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/layouts.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -85,6 +87,7 @@ typedef struct edge_qd8_weights {
   size_t (*packed_bytes)(size_t n, size_t k);
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
+  int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
@@ -123,6 +126,7 @@ typedef struct edge_qd8_conv2d_weights {
   void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
   size_t (*scratch_bytes)(const edge_conv2d *shape);
+  int layout; /* as in edge_qd8_weights; qc2w only */
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */

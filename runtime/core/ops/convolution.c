@@ -10,6 +10,7 @@
 #include "ops/convolution.h"
 
 #include "ops/ops.h"
+#include "ops/weights.h"
 
 enum { X, WEIGHT };
 
@@ -55,8 +56,23 @@ static edge_status check_codes(edge_call *call, const edge_conv_layout *at, cons
                      (unsigned long long)taps, (unsigned long long)most);
   }
   if (!ternary) return EDGE_OK;
-  const int32_t sizes[2] = {shape->out_channels, (int32_t)((taps + 3) / 4)};
-  return edge_expect_shape(call, weight, "packed", sizes, 2);
+  const int32_t row = (int32_t)edge_layout_row_bytes(edge_layout_of(weight), (size_t)taps);
+  const int32_t sizes[EDGE_MAX_RANK] = {shape->out_channels, row, 1, 1, 1};
+  return edge_expect_shape(call, weight, "packed", sizes, weight->rank);
+}
+
+/* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
+static size_t repacked_bytes(const edge_qd8_conv2d_weights *kernel, const edge_conv2d *shape) {
+  return kernel->packed_bytes != NULL ? kernel->packed_bytes(shape) : 0;
+}
+
+/* Whether it is this kernel that runs, and not the scalar one. */
+static bool reads(const edge_call *call, const edge_conv_layout *at, const edge_qd8_conv2d_weights *kernel,
+                  const edge_conv2d *shape) {
+  const edge_tensor *weight = edge_tensor_at(call, WEIGHT);
+  /* int8 weights lie in one way only. */
+  const int wanted = at->weights == EDGE_CONV_TERNARY ? kernel->layout : edge_layout_of(weight);
+  return edge_kernel_reads(call, weight, wanted, kernel->packed_bytes != NULL, repacked_bytes(kernel, shape));
 }
 
 static edge_conv_scratch scratch_of(const edge_qd8_conv2d_weights *kernel, const edge_conv2d *shape) {
@@ -73,9 +89,8 @@ edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_co
   const char *name = at->weights == EDGE_CONV_TERNARY ? "packed" : "weight";
   EDGE_TRY(edge_take_tensor(call, X, "x", EDGE_F32, &x));
   EDGE_TRY(edge_take_tensor(call, WEIGHT, name, dtypes[at->weights], &weight));
-  if (at->weights == EDGE_CONV_TERNARY && weight->rank != 2) {
-    return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %u dimensions, expected 2", (unsigned)weight->rank);
-  }
+  int layout;
+  if (at->weights == EDGE_CONV_TERNARY) EDGE_TRY(edge_take_layout(call, weight, true, &layout));
   EDGE_TRY(edge_conv_geometry(call, at, shape));
   if (at->weights != EDGE_CONV_FLOAT) EDGE_TRY(check_codes(call, at, shape));
   EDGE_TRY(edge_take_bias(call, at->bias, shape->out_channels));
@@ -92,28 +107,34 @@ edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_co
     return edge_reserve_packed(call, kernel->packed_bytes(shape));
   }
   const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
-  if (kernel->packed_bytes == NULL) {
-    *scratch = scratch_of(kernel, shape);
-    return EDGE_OK;
+  const size_t repacked = repacked_bytes(kernel, shape);
+  if (at->weights == EDGE_CONV_TERNARY) {
+    EDGE_TRY(edge_reserve_weights(call, weight, (size_t)shape->out_channels, (size_t)taps_of(shape), kernel->layout,
+                                  repacked));
+  } else if (weight->constant) {
+    EDGE_TRY(edge_reserve_packed(call, repacked));
   }
-  *scratch = scratch_of(storage(&edge_kernels_scalar, at), shape);
-  if (!weight->constant || scratch->image == 0) return EDGE_OK;
-  EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes(shape)));
-  if (call->packed_bytes == 0) return EDGE_OK; /* a shape that is left to the scalar kernel */
-  const edge_conv_scratch own = scratch_of(kernel, shape);
-  *scratch = (edge_conv_scratch){larger(scratch->image, own.image), larger(scratch->thread, own.thread)};
+  /* Which kernel runs is known when the memory of repacked weights is there, or is not. */
+  const edge_conv_scratch scalar = scratch_of(storage(&edge_kernels_scalar, at), shape), own = scratch_of(kernel, shape);
+  *scratch = (edge_conv_scratch){larger(scalar.image, own.image), larger(scalar.thread, own.thread)};
   return EDGE_OK;
 }
 
 void edge_pack_conv(edge_call *call, const edge_conv_layout *at) {
   edge_conv2d shape;
   if (edge_conv_geometry(call, at, &shape) != EDGE_OK) return; /* `check` saw to it */
-  const void *weight = edge_tensor_at(call, WEIGHT)->data;
+  const edge_tensor *weight = edge_tensor_at(call, WEIGHT);
   if (at->weights == EDGE_CONV_FLOAT) {
-    call->kernels->f32_conv2d.pack(&shape, weight, call->packed);
-  } else {
-    storage(call->kernels, at)->pack(&shape, weight, call->packed);
+    call->kernels->f32_conv2d.pack(&shape, weight->data, call->packed);
+    return;
   }
+  const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
+  const size_t repacked = repacked_bytes(kernel, &shape);
+  const void *rows = weight->data;
+  if (at->weights == EDGE_CONV_TERNARY) {
+    rows = edge_weight_rows(call, weight, (size_t)shape.out_channels, (size_t)taps_of(&shape), repacked);
+  }
+  if (repacked > 0) kernel->pack(&shape, rows, call->packed);
 }
 
 edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_convolution *conv) {
@@ -125,7 +146,7 @@ edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_con
   const bool grouped = conv->shape.groups != 1;
   if (integer) {
     conv->codes = storage(call->kernels, at);
-    if (conv->codes->packed_bytes != NULL && call->packed == NULL) conv->codes = storage(&edge_kernels_scalar, at);
+    if (!reads(call, at, conv->codes, &conv->shape)) conv->codes = storage(&edge_kernels_scalar, at);
     conv->scratch = scratch_of(conv->codes, &conv->shape);
     conv->of_codes = (edge_qd8_conv2d){
         .shape = conv->shape,
