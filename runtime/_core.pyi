@@ -106,6 +106,16 @@ class Program:
         Args and errors as in `run`.
         """
 
+def covered_arguments(name: str) -> tuple[int, ...]:
+    """Tensor arguments of an operator on which its output may lie, byte for byte: it reads them before it writes.
+
+    Args:
+        name: As in `operators()`.
+
+    Raises:
+        CoreError: There is no such operator.
+    """
+
 def operators() -> list[str]:
     """Names of the operators that the core runs, such as "aten::add.out"."""
 

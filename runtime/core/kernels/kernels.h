@@ -50,7 +50,7 @@ typedef struct edge_epilogue {
 /* A matrix of float outputs, and the residual that is added to it: element (row, n) is at row * row_step + n * step. */
 typedef struct edge_output_view {
   float *data;
-  const float *residual; /* same steps, or NULL */
+  const float *residual; /* same steps, or NULL; where products are of integers it may be `data` itself */
   size_t row_step;
   size_t step;
 } edge_output_view;
@@ -77,6 +77,7 @@ typedef struct edge_qd8_gemm {
   int zero_point;
   edge_epilogue epilogue;
   edge_output_view out;
+  void *scratch; /* of scratch_bytes; at a multiple of 16 */
 } edge_qd8_gemm;
 
 /* The GEMM for one storage of the weights. A kernel may want them in a layout of its own: `packed_bytes` says how many
@@ -88,6 +89,8 @@ typedef struct edge_qd8_weights {
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
   int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
+  /* Temporary memory of `run`; NULL: it needs none. Only for kernels of machines without threads: calls share it. */
+  size_t (*scratch_bytes)(size_t n, size_t k);
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
@@ -170,7 +173,7 @@ typedef void (*edge_f32_gemm_fn)(size_t rows, size_t n, size_t k, edge_matrix a,
                                  int activation, const edge_output_view *out);
 
 /* out = (x - mean) * rstd * weight + bias over each of `rows` <= EDGE_TOKEN_BLOCK rows of k values, which follow each
- * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. */
+ * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. In place if out == x. */
 typedef void (*edge_f32_layer_norm_fn)(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
                                        float eps, float *out, float *mean, float *rstd);
 

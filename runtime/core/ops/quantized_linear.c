@@ -41,6 +41,11 @@ static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
   return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
 }
 
+/* Codes of so many tokens, and what is known of each; a multiple of 16. */
+static uint64_t codes_bytes(size_t tokens, size_t k) {
+  return tokens * (uint64_t)padded_depth(k) + (tokens * sizeof(edge_row) + 15) / 16 * 16;
+}
+
 /* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
 static size_t repacked_bytes(const edge_qd8_weights *kernel, size_t n, size_t k) {
   return kernel->packed_bytes != NULL ? kernel->packed_bytes(n, k) : 0;
@@ -97,7 +102,8 @@ static edge_status check(edge_call *call, const layout *at) {
   }
   const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
                                 TOKENS_AT_ONCE);
-  return edge_reserve(call, tokens * ((uint64_t)padded_depth((size_t)k) + sizeof(edge_row)));
+  return edge_reserve(call, codes_bytes(tokens, (size_t)k) +
+                                (kernel->scratch_bytes != NULL ? kernel->scratch_bytes((size_t)n, (size_t)k) : 0));
 }
 
 static void pack(edge_call *call, const layout *at) {
@@ -194,9 +200,11 @@ static edge_status run(edge_call *call, const layout *at) {
           },
       .step = step,
       .norm_eps = (float)edge_real_at(call, at->norm_eps),
-      .row = call->scratch,
+      .codes = call->scratch,
   };
-  work.codes = (int8_t *)(work.row + smaller(tokens, TOKENS_AT_ONCE));
+  const size_t at_once = smaller(tokens, TOKENS_AT_ONCE);
+  work.row = (edge_row *)(void *)(work.codes + at_once * padded_depth(k));
+  work.gemm.scratch = (char *)call->scratch + codes_bytes(at_once, k);
   for (size_t sample = 0; sample < samples; ++sample) {
     for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
       const size_t out = sample * n * plane + token * work.gemm.out.row_step;
@@ -227,13 +235,16 @@ static edge_status check_int_conv1x1(edge_call *call) { return check(call, &int_
 static edge_status run_int_conv1x1(edge_call *call) { return run(call, &int_conv1x1); }
 static void pack_int_conv1x1(edge_call *call) { pack(call, &int_conv1x1); }
 
+/* Blocks of tokens are quantized before their outputs are written: those may be in the same place, where they are as
+ * many. A residual is read where the output is written. */
+#define COVERS .covers = 1u << X | 1u << RESIDUAL
 /* The convolutions take x (0), the residual (4) and the output in either order. */
-#define CONVOLUTION(out) .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
+#define CONVOLUTION(out) COVERS, .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
 
 const edge_op edge_op_edge_ternary_linear = {"edge::ternary_linear.out", 9, 1, check_ternary_linear,
-                                             run_ternary_linear, pack_ternary_linear};
+                                             run_ternary_linear, pack_ternary_linear, COVERS};
 const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear,
-                                         pack_int_linear};
+                                         pack_int_linear, COVERS};
 const edge_op edge_op_edge_ternary_conv1x1 = {"edge::ternary_conv1x1.out", 8, 1, check_ternary_conv1x1,
                                               run_ternary_conv1x1, pack_ternary_conv1x1, CONVOLUTION(7)};
 const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1,
