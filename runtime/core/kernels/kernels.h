@@ -77,6 +77,7 @@ typedef struct edge_qd8_gemm {
   int zero_point;
   edge_epilogue epilogue;
   edge_output_view out;
+  void *scratch; /* of scratch_bytes; at a multiple of 16 */
 } edge_qd8_gemm;
 
 /* The GEMM for one storage of the weights. A kernel may want them in a layout of its own: `packed_bytes` says how many
@@ -88,6 +89,8 @@ typedef struct edge_qd8_weights {
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
   int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
+  /* Temporary memory of `run`; NULL: it needs none. Only for kernels of machines without threads: calls share it. */
+  size_t (*scratch_bytes)(size_t n, size_t k);
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */

@@ -41,6 +41,11 @@ static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
   return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
 }
 
+/* Codes of so many tokens, and what is known of each; a multiple of 16. */
+static uint64_t codes_bytes(size_t tokens, size_t k) {
+  return tokens * (uint64_t)padded_depth(k) + (tokens * sizeof(edge_row) + 15) / 16 * 16;
+}
+
 /* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
 static size_t repacked_bytes(const edge_qd8_weights *kernel, size_t n, size_t k) {
   return kernel->packed_bytes != NULL ? kernel->packed_bytes(n, k) : 0;
@@ -97,7 +102,8 @@ static edge_status check(edge_call *call, const layout *at) {
   }
   const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
                                 TOKENS_AT_ONCE);
-  return edge_reserve(call, tokens * ((uint64_t)padded_depth((size_t)k) + sizeof(edge_row)));
+  return edge_reserve(call, codes_bytes(tokens, (size_t)k) +
+                                (kernel->scratch_bytes != NULL ? kernel->scratch_bytes((size_t)n, (size_t)k) : 0));
 }
 
 static void pack(edge_call *call, const layout *at) {
@@ -194,9 +200,11 @@ static edge_status run(edge_call *call, const layout *at) {
           },
       .step = step,
       .norm_eps = (float)edge_real_at(call, at->norm_eps),
-      .row = call->scratch,
+      .codes = call->scratch,
   };
-  work.codes = (int8_t *)(work.row + smaller(tokens, TOKENS_AT_ONCE));
+  const size_t at_once = smaller(tokens, TOKENS_AT_ONCE);
+  work.row = (edge_row *)(void *)(work.codes + at_once * padded_depth(k));
+  work.gemm.scratch = (char *)call->scratch + codes_bytes(at_once, k);
   for (size_t sample = 0; sample < samples; ++sample) {
     for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
       const size_t out = sample * n * plane + token * work.gemm.out.row_step;
