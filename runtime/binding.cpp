@@ -81,6 +81,15 @@ const edge_op *find_op(const std::string &name) {
   return op;
 }
 
+nb::tuple covered_arguments(const std::string &name) {
+  const edge_op *op = find_op(name);
+  nb::list found;
+  for (uint32_t i = 0; i < edge_first_output(op); ++i) {
+    if (op->covers >> i & 1u) found.append(i);
+  }
+  return nb::tuple(found);
+}
+
 void run_op(const std::string &name, nb::list args, int threads) {
   const edge_op *op = find_op(name);
   size_t count = nb::len(args);
@@ -156,6 +165,10 @@ nb::str sha256(nb::object data) {
   for (int i = 0; i < EDGE_SHA256_BYTES; ++i) std::snprintf(text + 2 * i, 3, "%02x", digest[i]);
   return nb::str(text);
 }
+
+class Learner;
+class Program;
+nb::dict learning_budget(const Program &program, int layers, int classes, float rate, const std::string &loss);
 
 class Program {
  public:
@@ -300,6 +313,9 @@ class Program {
   size_t threads() const { return edge_thread_count(options_.threads); }
 
  private:
+  friend class Learner;
+  friend nb::dict learning_budget(const Program &, int, int, float, const std::string &);
+
   // One run at a time: the arena is shared. Waits without the GIL, so that whoever runs can finish.
   class Turn {
    public:
@@ -385,6 +401,8 @@ class Program {
 
 }  // namespace
 
+#include "binding_learn.h"
+
 NB_MODULE(_core, module) {
   module.doc() = "The C core: executes ExecuTorch .pte programs without ExecuTorch or PyTorch.";
 
@@ -406,6 +424,8 @@ NB_MODULE(_core, module) {
       },
       core_error);
 
+  module.def("covered_arguments", &covered_arguments, nb::arg("name"),
+             "Tensor arguments of an operator that its output may lie on.");
   module.def("operators", &operators, "Names of the operators that the core runs, with namespace and overload.");
   module.def("isas", &isas, "Names of the kernels that this machine runs, the best first; $EDGE_ISA chooses one.");
   module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,
@@ -429,4 +449,5 @@ NB_MODULE(_core, module) {
       .def("run", &Program::run, nb::arg("inputs"), "The outputs, as new arrays.")
       .def("trace", &Program::trace, nb::arg("inputs"), "(operator, inputs, outputs) of every instruction, copied.")
       .def("profile", &Program::profile, nb::arg("inputs"), "(operator, nanoseconds, macs) of every instruction.");
+  bind_learning(module);
 }

@@ -23,8 +23,12 @@ const edge_call *edge_instruction(const edge_model *model, size_t index) {
 }
 
 edge_status edge_run(edge_model *model, edge_trace trace, void *user, edge_error *error) {
+  return edge_run_calls(model, model->call_count, trace, user, error);
+}
+
+edge_status edge_run_calls(edge_model *model, uint32_t count, edge_trace trace, void *user, edge_error *error) {
   memset(error, 0, sizeof *error);
-  for (uint32_t i = 0; i < model->call_count; ++i) {
+  for (uint32_t i = 0; i < count; ++i) {
     edge_call *call = &model->calls[i];
     call->error = error;
     edge_status status = call->op->run(call);

@@ -88,7 +88,7 @@ static edge_status check_embedding(edge_call *call) {
   if (table->rank != 2) return edge_fail(call, EDGE_BAD_ARGUMENT, "weight has %u dimensions, expected 2", table->rank);
   if (indices->rank >= EDGE_MAX_RANK) return edge_fail(call, EDGE_UNSUPPORTED, "indices has too many dimensions");
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, indices->sizes, sizeof sizes);
+  memcpy(sizes, indices->sizes, indices->rank * sizeof sizes[0]);
   sizes[indices->rank] = table->sizes[1];
   return edge_take_output(call, EMBEDDING_OUT, "out", EDGE_F32, sizes, indices->rank + 1u);
 }
@@ -109,6 +109,7 @@ static edge_status run_embedding(edge_call *call) {
   return EDGE_OK;
 }
 
-const edge_op edge_op_edge_add_quantized = {"edge::add_quantized.out", 4, 1, check_add_quantized, run_add_quantized};
+const edge_op edge_op_edge_add_quantized = {"edge::add_quantized.out", 4, 1, check_add_quantized, run_add_quantized,
+                                             .covers = 1u << 0};
 const edge_op edge_op_edge_sequence_pool = {"edge::sequence_pool.out", 4, 1, check_sequence_pool, run_sequence_pool};
 const edge_op edge_op_aten_embedding = {"aten::embedding.out", 6, 1, check_embedding, run_embedding};
