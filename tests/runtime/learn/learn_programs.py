@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 LEARNABLE = {
@@ -62,7 +63,7 @@ def write_all(folder: Path) -> None:
         def __init__(self, *widths: int, activation: type[nn.Module] = nn.ReLU) -> None:
             super().__init__()
             layers: list[nn.Module] = []
-            for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+            for inputs, outputs in pairwise(widths[:-1]):
                 layers += [nn.Linear(inputs, outputs), activation()]
             self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(*widths[-2:]))
 

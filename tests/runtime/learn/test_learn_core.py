@@ -1,4 +1,4 @@
-"""Learning in the C core: equal to the numpy oracle to the last bit, on every instruction set, in the RAM it announced."""
+"""Learning in the C core: the numpy oracle's to the last bit, on every instruction set, in the RAM it announced."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def test_c_and_oracle_agree_to_the_last_bit(name: str, isa: str, monkeypatch: py
     loss=st.sampled_from(["cross-entropy", "squared"]),
     seed=st.integers(0, 1 << 30),
 )
-def test_any_plan_agrees_with_the_oracle(
-    name: str, share: float, more: int, rate: float, loss: str, seed: int
-) -> None:
+def test_any_plan_agrees_with_the_oracle(name: str, share: float, more: int, rate: float, loss: str, seed: int) -> None:
     layers = 1 + round(share * (LEARNABLE[name] - 1))
     classes = opened(name).outputs[0][1][-1] + more
     check_against_oracle(name, layers, classes, float(np.float32(rate)), loss, seed)
