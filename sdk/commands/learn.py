@@ -1,10 +1,10 @@
 """`edge learn`: a model learns on this device, from a folder of labelled files or from arrays."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ from edge.sdk.options import debug_option, json_option, print_json
 if TYPE_CHECKING:
     from edge.runtime.model import Model
 
+T = TypeVar("T")
 _HELD_OUT_SEED = 0
 
 
@@ -194,7 +195,16 @@ def _split(samples: Sequence[_Sample], share: float, seed: int) -> tuple[list[_S
 def _accuracy(model: "Model", samples: Sequence[_Sample]) -> float | None:
     if not samples:
         return None
-    return sum(model.predict(sample.source).label == sample.label for sample in samples) / len(samples)
+    right = sum(_named(sample, model.predict, sample.source).label == sample.label for sample in samples)
+    return right / len(samples)
+
+
+def _named(sample: _Sample, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """The result of `call`; what is wrong with a sample says which it was."""
+    try:
+        return call(*arguments, **options)
+    except (BadFile, BadInput) as error:
+        raise type(error)(str(error) if sample.name in str(error) else f"{sample.name}: {error}") from None
 
 
 def _stream(samples: Sequence[_Sample], *options: object) -> str:
@@ -252,23 +262,21 @@ def _teach(
         try:
             for number in range(begun, total):
                 sample = learn[number % len(learn)]
-                try:
-                    result = model.learn(sample.source, sample.label, position=(stream, (number + 1) % total))
-                except (BadFile, BadInput) as error:
-                    raise type(error)(str(error) if sample.name in str(error) else f"{sample.name}: {error}") from None
+                place = (stream, (number + 1) % total)
+                result = _named(sample, model.learn, sample.source, sample.label, position=place)
                 correct, done = correct + result.correct, done + 1
                 shown.update(number + 1, accuracy=correct / done)
         except KeyboardInterrupt:
-            place = model.save_learned()
+            kept = model.save_learned()
             raise Interrupted(
-                f"stopped at sample {begun + done} of {total}; {place} keeps what was learned: "
+                f"stopped at sample {begun + done} of {total}; {kept} keeps what was learned: "
                 "the same command goes on there"
             ) from None
-    place = model.save_learned()
+    kept = model.save_learned()
     after = _accuracy(model, held)
     document = {
         "model": str(bundle),
-        "file": place,
+        "file": kept,
         "labels": list(model.labels),
         "samples": done,
         "held_out": len(held),
@@ -284,7 +292,7 @@ def _teach(
         click.echo(f"Accuracy on {len(held)} held-out samples: {before:.1%} before, {after:.1%} after.")
     if done:
         click.echo(f"Right just before it was learned: {correct / done:.1%} of {done} samples.")
-    click.echo(f"{place} keeps what was learned; edge run {bundle} uses it, edge learn {bundle} --forget removes it.")
+    click.echo(f"{kept} keeps what was learned; edge run {bundle} uses it, edge learn {bundle} --forget removes it.")
 
 
 def _labels(model: "Model") -> tuple[str, ...]:
