@@ -1,7 +1,8 @@
 """Teaches a model what files show: `python teach.py MODEL.edge LABEL FILE...`.
 
 LABEL may be a class of the model or a new one. What is learned is kept beside the model, and every program that loads
-it from there uses it. A new class needs some dozen files, and a few of the old ones now and then, lest those be forgotten.
+it from there uses it. A new class needs some dozen files, and a few of the old ones now and then, lest they are
+forgotten.
 """
 
 import sys
