@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.export.reference_math import F32, activate, exp, f32
+from edge.runtime.layouts import unpack_layout
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
@@ -62,7 +63,8 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
     """The inverse of `pack_codes`.
 
     Args:
-        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits.
+        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits; or ternary weights in a microcontroller's
+            layout (`edge.runtime.layouts`).
         k: Weights a row.
         bits: 1.58, 2, 4 or 8.
 
@@ -70,11 +72,18 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
         int8 [N, k].
     """
     width, zero, _, _ = _packing(bits)
+    if packed.ndim > 2 and bits == 1.58:
+        return unpack_layout(packed.view(np.uint8), k)
     if width == 8:
         return np.asarray(packed, dtype=np.int8)[:, :k]
     shifts = np.arange(0, 8, width, dtype=np.uint8)
     stored = (packed[:, :, None] >> shifts) & np.uint8((1 << width) - 1)
     return cast(I8, stored.reshape(packed.shape[0], -1)[:, :k].astype(np.int8) - np.int8(zero))
+
+
+def pack_taps(codes: I8) -> U8:
+    """Packs the ternary weights int8 [O, C, kh, kw] of a convolution, a row an output, in the order kh, kw, C."""
+    return cast(U8, pack_codes(codes.transpose(0, 2, 3, 1).reshape(codes.shape[0], -1), 1.58))
 
 
 def _packing(bits: float) -> tuple[int, int, int, int]:
@@ -328,6 +337,24 @@ def conv2d_int8(
     return dequantize(acc, scale[:, None, None, None], scales[:, None, None], per_channel, residual, activation)
 
 
+def ternary_conv2d(
+    x: F32,
+    packed: U8,
+    scales: F32,
+    bias: F32 | None,
+    residual: F32 | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    activation: int = 0,
+) -> F32:
+    """edge::ternary_conv2d: as conv2d_int8 without groups; packed uint8 [O, ceil(kh * kw * C / 4)], see pack_taps."""
+    taps, channels = kernel[0] * kernel[1], x.shape[1]
+    weight = unpack_codes(packed, taps * channels, 1.58).reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
+    return conv2d_int8(x, weight, scales, bias, residual, stride, padding, dilation, 1, activation)
+
+
 def layer_norm(x: F32, weight: F32 | None, bias: F32 | None, eps: float) -> F32:
     """edge::layer_norm over the last dimension: x [..., K], weight and bias [K] -> [..., K]."""
     with np.errstate(all="ignore"):
@@ -432,7 +459,7 @@ def _of_qkv(of: Callable[..., F32], qkv: F32, heads: int, scale: float, causal: 
 def max_pool2d(
     x: F32, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> F32:
-    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins; an empty stride is the kernel."""
+    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins, of equal zeros the first column; an empty stride is the kernel."""
     stride = stride or kernel
     counts = []
     for d in range(2):
@@ -442,15 +469,35 @@ def max_pool2d(
         # As torch: the last window must start inside the input or its left padding.
         counts.append(count - 1 if ceil_mode and (count - 1) * stride[d] >= size + padding[d] else count)
     out = np.full((*x.shape[:-2], *counts), -np.inf, dtype=f32)
-    for kh in range(kernel[0]):
-        y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
-        inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
-        for kw in range(kernel[1]):
-            z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
-            inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+    for kw in range(kernel[1]):  # columns first: of equal zeros the first stays
+        z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
+        inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+        for kh in range(kernel[0]):
+            y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
+            inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
             at = (..., inside_y[:, None], inside_x)
-            out[at] = np.maximum(out[at], x[..., y[inside_y][:, None], z[inside_x]])
+            value = x[..., y[inside_y][:, None], z[inside_x]]
+            out[at] = np.where((value > out[at]) | np.isnan(value), value, out[at])
     return out
+
+
+def conv2d_max_pool2d(x: F32, weight: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_max_pool2d: conv2d without a residual, and max_pool2d of what it gives.
+
+    Args:
+        rest: stride, padding, dilation, groups, activation; kernel, stride, padding, dilation, ceil_mode of the pool.
+    """
+    return max_pool2d(conv2d(x, weight, bias, None, *rest[:5]), *rest[5:])
+
+
+def conv2d_int8_max_pool2d(x: F32, weight: I8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_int8_max_pool2d: likewise of conv2d_int8."""
+    return max_pool2d(conv2d_int8(x, weight, scales, bias, None, *rest[:5]), *rest[5:])
+
+
+def ternary_conv2d_max_pool2d(x: F32, packed: U8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::ternary_conv2d_max_pool2d: likewise of ternary_conv2d, whose kernel comes before the stride."""
+    return max_pool2d(ternary_conv2d(x, packed, scales, bias, None, *rest[:5]), *rest[5:])
 
 
 def add_quantized(x: F32, codes: I8, scales: F32) -> F32:

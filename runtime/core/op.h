@@ -50,6 +50,9 @@ typedef struct edge_op {
   void (*pack)(edge_call *call);
   /* Bit i: tensor argument i may have its channels last, whatever the others have. */
   uint32_t channels_last;
+  /* Bit i: the output (the operator has one) may lie on tensor argument i, byte for byte: what it reads of it, it has
+   * read before it writes there. */
+  uint32_t covers;
   /* Two arguments (neither is 0) that must have the same order, if both are tensors; or 0, 0. */
   uint8_t alike[2];
 } edge_op;
@@ -64,8 +67,15 @@ const edge_op *const *edge_ops(size_t *count);
 
 /* Writes "<op>: <text>" to call->error and returns `status`. printf-style. */
 edge_status edge_fail(edge_call *call, edge_status status, const char *format, ...);
+/* The same for firmware: "<op>: <file>:<line>". */
+edge_status edge_fail_code(edge_call *call, edge_status status, const char *file, int line);
 
 #ifdef __cplusplus
 }
 #endif
+/* See EDGE_TERSE in error.h. */
+#ifdef EDGE_TERSE
+#define edge_fail(call, status, ...) edge_fail_code((call), (status), __FILE_NAME__, __LINE__)
+#endif
+
 #endif

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/layouts.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -48,7 +50,7 @@ typedef struct edge_epilogue {
 /* A matrix of float outputs, and the residual that is added to it: element (row, n) is at row * row_step + n * step. */
 typedef struct edge_output_view {
   float *data;
-  const float *residual; /* same steps, or NULL */
+  const float *residual; /* same steps, or NULL; where products are of integers it may be `data` itself */
   size_t row_step;
   size_t step;
 } edge_output_view;
@@ -75,6 +77,7 @@ typedef struct edge_qd8_gemm {
   int zero_point;
   edge_epilogue epilogue;
   edge_output_view out;
+  void *scratch; /* of scratch_bytes; at a multiple of 16 */
 } edge_qd8_gemm;
 
 /* The GEMM for one storage of the weights. A kernel may want them in a layout of its own: `packed_bytes` says how many
@@ -85,6 +88,9 @@ typedef struct edge_qd8_weights {
   size_t (*packed_bytes)(size_t n, size_t k);
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
+  int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
+  /* Temporary memory of `run`; NULL: it needs none. Only for kernels of machines without threads: calls share it. */
+  size_t (*scratch_bytes)(size_t n, size_t k);
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
@@ -95,25 +101,43 @@ typedef struct edge_conv2d {
   int32_t groups;
 } edge_conv2d;
 
-/* One sample of an int8 convolution; see scalar/qd8_f32_qc8w_conv2d.c. Codes outside the image count as zero. */
+/* One sample of a convolution of int8 codes; see scalar/qd8_f32_qc8w_conv2d.c and scalar/qd8_f32_qc2w_conv2d.c. Codes
+ * outside the image count as zero.
+ *
+ * Weights in the file's layout are int8 [out_channels, channels / groups, kernel_h, kernel_w] for qc8w. For qc2w they
+ * are ternary and groups is 1: out_channels rows of ceil(kernel_h * kernel_w * channels / 4) bytes, four codes w + 1 a
+ * byte, the first in the lowest bits, in the order kernel row, kernel column, channel, so that the codes which a row of
+ * the kernel meets are one run of an image whose channels are last. */
 typedef struct edge_qd8_conv2d {
   edge_conv2d shape;
   const void *image;  /* from `quantize` */
   edge_row row;       /* likewise: one scale for the sample; the sum is not used */
-  const void *weight; /* packed, or int8 in the file's layout where packed_bytes is NULL */
+  const void *weight; /* packed, or in the file's layout where packed_bytes is NULL */
   edge_epilogue epilogue;
   edge_output_view out; /* (pixel, channel): row_step is 1, or step is */
+  void *scratch;        /* of scratch_bytes, of this call of `run` alone; at a multiple of 16 */
 } edge_qd8_conv2d;
 
 /* As edge_qd8_weights, for convolutions: `quantize` writes one float sample [channels, height, width] as an image of
  * codes in the kernel's layout, `image_bytes` long, and gives its scale; `run` computes the output rows
- * first .. last - 1 of all channels. The sample's channels may come first or last. */
+ * first .. last - 1 of all channels, and has `scratch_bytes` of temporary memory (NULL: it needs none). The sample's
+ * channels may come first or last.
+ *
+ * Where `row_bytes` is not NULL, an image may hold some rows only: `scale` is that of all the sample's values,
+ * `quantize_rows` writes the rows first .. last - 1 of the sample one after the other, row_bytes each, and `run` takes
+ * an image of the rows that `shape.height` and `padding_h` then tell of. `quantize` writes them all. */
 typedef struct edge_qd8_conv2d_weights {
   size_t (*packed_bytes)(const edge_conv2d *shape);
-  void (*pack)(const edge_conv2d *shape, const int8_t *weight, void *packed);
+  void (*pack)(const edge_conv2d *shape, const void *weight, void *packed);
   size_t (*image_bytes)(const edge_conv2d *shape);
   void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
+  size_t (*scratch_bytes)(const edge_conv2d *shape);
+  int layout; /* as in edge_qd8_weights; qc2w only */
+  size_t (*row_bytes)(const edge_conv2d *shape);
+  edge_row (*scale)(size_t count, const float *x); /* the sum is between the two functions */
+  void (*quantize_rows)(const edge_conv2d *shape, const float *x, bool channels_last, const edge_row *row, size_t first,
+                        size_t last, void *rows);
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */
@@ -157,7 +181,7 @@ typedef void (*edge_f32_gemm_fn)(size_t rows, size_t n, size_t k, edge_matrix a,
                                  int activation, const edge_output_view *out);
 
 /* out = (x - mean) * rstd * weight + bias over each of `rows` <= EDGE_TOKEN_BLOCK rows of k values, which follow each
- * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. */
+ * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. In place if out == x. */
 typedef void (*edge_f32_layer_norm_fn)(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
                                        float eps, float *out, float *mean, float *rstd);
 
@@ -201,6 +225,7 @@ typedef struct edge_kernels {
   edge_qd8_weights qd8_f32_qc4w;
   edge_qd8_weights qd8_f32_qc8w;
   edge_qd8_conv2d_weights qd8_f32_qc8w_conv2d;
+  edge_qd8_conv2d_weights qd8_f32_qc2w_conv2d;
   edge_f32_gemm_fn f32_gemm;
   edge_f32_conv2d_weights f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;

@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "ops/edge_args.h"
 #include "ops/ops.h"
+#include "ops/weights.h"
 
 #include <string.h>
 
@@ -28,8 +29,12 @@ static const layout int_linear = {5, 6, 7, 0, 8, false};
 static const layout ternary_conv1x1 = {0, 5, 6, 0, 7, true};
 static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 
-/* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. */
-#define TOKENS_AT_ONCE ((size_t)EDGE_ROW_BLOCK * 10)
+/* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. One
+ * block is enough where nothing is repacked and nobody shares the work: there memory is what counts. */
+static size_t tokens_at_once(const edge_call *call, const edge_qd8_weights *kernel) {
+  const bool one = kernel->packed_bytes == NULL && edge_thread_count(call->threads) == 1;
+  return (size_t)EDGE_ROW_BLOCK * (one ? 1 : 10);
+}
 /* What a fast core does in a nanosecond; see edge_threads_for. */
 #define MACS_A_NANOSECOND 150.0
 #define CODES_A_NANOSECOND 2.5
@@ -38,6 +43,16 @@ static size_t padded_depth(size_t k) { return (k + EDGE_ROW_ALIGN - 1) / EDGE_RO
 
 static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
   return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
+}
+
+/* Codes of so many tokens, and what is known of each; a multiple of 16. */
+static uint64_t codes_bytes(size_t tokens, size_t k) {
+  return tokens * (uint64_t)padded_depth(k) + (tokens * sizeof(edge_row) + 15) / 16 * 16;
+}
+
+/* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
+static size_t repacked_bytes(const edge_qd8_weights *kernel, size_t n, size_t k) {
+  return kernel->packed_bytes != NULL ? kernel->packed_bytes(n, k) : 0;
 }
 
 static int bits_of(const edge_call *call, const layout *at) { return at->bits ? (int)edge_int_at(call, at->bits) : 2; }
@@ -58,16 +73,16 @@ static edge_status check(edge_call *call, const layout *at) {
     }
   }
   EDGE_TRY(edge_take_tensor(call, PACKED, "packed", EDGE_BIT(bits == 8 ? EDGE_INT8 : EDGE_UINT8), &packed));
-  if (packed->rank != 2) {
-    return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %u dimensions, expected 2", (unsigned)packed->rank);
-  }
+  int layout = EDGE_LAYOUT_ROWS;
+  EDGE_TRY(edge_take_layout(call, packed, at->bits == 0, &layout));
   const int32_t n = packed->sizes[0], k = x->sizes[at->conv ? 1 : x->rank - 1];
   /* So that no partial sum leaves int32, whatever codes the file holds: 128 * largest code * k < 2^31. */
   const int32_t deepest = bits == 2 ? 5592405 : bits == 4 ? 1118481 : 131071;
   if (k < 1 || k > deepest) {
     return edge_fail(call, EDGE_UNSUPPORTED, "%d values a token, expected 1 to %d", (int)k, (int)deepest);
   }
-  const int32_t width = (int32_t)(((int64_t)k * bits + 7) / 8);
+  const int32_t width = layout != EDGE_LAYOUT_ROWS ? (int32_t)edge_layout_row_bytes(layout, (size_t)k)
+                                                   : (int32_t)(((int64_t)k * bits + 7) / 8);
   if (packed->sizes[1] != width) {
     return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %d bytes a row, expected %d for %d values of %d bits",
                      (int)packed->sizes[1], (int)width, (int)k, (int)bits);
@@ -85,18 +100,23 @@ static edge_status check(edge_call *call, const layout *at) {
   if (at->compat) EDGE_TRY(edge_take_bool(call, at->compat, "bitlinear_compat", &compat));
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, at->out)) * (uint64_t)k;
   const edge_qd8_weights *kernel = storage(call->kernels, (int)bits);
-  if (packed->constant && kernel->packed_bytes != NULL && n > 0) {
-    EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes((size_t)n, (size_t)k)));
+  if (n > 0) {
+    EDGE_TRY(edge_reserve_weights(call, packed, (size_t)n, (size_t)k, kernel->layout,
+                                  repacked_bytes(kernel, (size_t)n, (size_t)k)));
   }
   const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
-                                TOKENS_AT_ONCE);
-  return edge_reserve(call, tokens * ((uint64_t)padded_depth((size_t)k) + sizeof(edge_row)));
+                                tokens_at_once(call, kernel));
+  return edge_reserve(call, codes_bytes(tokens, (size_t)k) +
+                                (kernel->scratch_bytes != NULL ? kernel->scratch_bytes((size_t)n, (size_t)k) : 0));
 }
 
 static void pack(edge_call *call, const layout *at) {
   const edge_tensor *x = edge_tensor_at(call, X), *packed = edge_tensor_at(call, PACKED);
-  storage(call->kernels, bits_of(call, at))
-      ->pack((size_t)packed->sizes[0], (size_t)x->sizes[at->conv ? 1 : x->rank - 1], packed->data, call->packed);
+  const size_t n = (size_t)packed->sizes[0], k = (size_t)x->sizes[at->conv ? 1 : x->rank - 1];
+  const edge_qd8_weights *kernel = storage(call->kernels, bits_of(call, at));
+  const size_t repacked = repacked_bytes(kernel, n, k);
+  const void *rows = edge_weight_rows(call, packed, n, k, repacked);
+  if (repacked > 0) kernel->pack(n, k, rows, call->packed);
 }
 
 /* What the tasks of one run share. Tokens start k floats apart, or one where a convolution's channels come first; see
@@ -164,7 +184,9 @@ static edge_status run(edge_call *call, const layout *at) {
   if (n == 0 || tokens == 0) return EDGE_OK;
 
   const edge_qd8_weights *kernel = storage(call->kernels, bits);
-  if (kernel->packed_bytes != NULL && call->packed == NULL) kernel = storage(&edge_kernels_scalar, bits);
+  if (!edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
+    kernel = storage(&edge_kernels_scalar, bits);
+  }
   job work = {
       .kernels = call->kernels,
       .kernel = kernel,
@@ -182,14 +204,16 @@ static edge_status run(edge_call *call, const layout *at) {
           },
       .step = step,
       .norm_eps = (float)edge_real_at(call, at->norm_eps),
-      .row = call->scratch,
+      .codes = call->scratch,
   };
-  work.codes = (int8_t *)(work.row + smaller(tokens, TOKENS_AT_ONCE));
+  const size_t at_once = smaller(tokens, tokens_at_once(call, storage(call->kernels, bits)));
+  work.row = (edge_row *)(void *)(work.codes + at_once * padded_depth(k));
+  work.gemm.scratch = (char *)call->scratch + codes_bytes(at_once, k);
   for (size_t sample = 0; sample < samples; ++sample) {
-    for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
+    for (size_t token = 0; token < tokens; token += at_once) {
       const size_t out = sample * n * plane + token * work.gemm.out.row_step;
       work.x = (const float *)x->data + sample * k * plane + token * x_row;
-      work.gemm.rows = smaller(tokens - token, TOKENS_AT_ONCE);
+      work.gemm.rows = smaller(tokens - token, at_once);
       work.gemm.out.data = (float *)result->data + out;
       work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
       const double values = (double)(work.gemm.rows * k);
@@ -215,13 +239,16 @@ static edge_status check_int_conv1x1(edge_call *call) { return check(call, &int_
 static edge_status run_int_conv1x1(edge_call *call) { return run(call, &int_conv1x1); }
 static void pack_int_conv1x1(edge_call *call) { pack(call, &int_conv1x1); }
 
+/* Blocks of tokens are quantized before their outputs are written: those may be in the same place, where they are as
+ * many. A residual is read where the output is written. */
+#define COVERS .covers = 1u << X | 1u << RESIDUAL
 /* The convolutions take x (0), the residual (4) and the output in either order. */
-#define CONVOLUTION(out) .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
+#define CONVOLUTION(out) COVERS, .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
 
 const edge_op edge_op_edge_ternary_linear = {"edge::ternary_linear.out", 9, 1, check_ternary_linear,
-                                             run_ternary_linear, pack_ternary_linear};
+                                             run_ternary_linear, pack_ternary_linear, COVERS};
 const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear,
-                                         pack_int_linear};
+                                         pack_int_linear, COVERS};
 const edge_op edge_op_edge_ternary_conv1x1 = {"edge::ternary_conv1x1.out", 8, 1, check_ternary_conv1x1,
                                               run_ternary_conv1x1, pack_ternary_conv1x1, CONVOLUTION(7)};
 const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1,
