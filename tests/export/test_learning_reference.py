@@ -48,14 +48,6 @@ def run_in_torch(
     return x.flatten()
 
 
-def sizes(size: tuple[int, int], window: Window) -> tuple[int, int]:
-    rows, columns = (
-        (size[d] + 2 * window.padding[d] - window.dilation[d] * (window.kernel[d] - 1) - 1) // window.stride[d] + 1
-        for d in range(2)
-    )
-    return rows, columns
-
-
 @st.composite
 def tails(draw: st.DrawFn) -> tuple[list[Layer], tuple[int, ...]]:
     """Layers of random kinds and sizes, and the shape of what they take."""
@@ -76,7 +68,7 @@ def tails(draw: st.DrawFn) -> tuple[list[Layer], tuple[int, ...]]:
             window = Window(
                 kernel, (draw(st.integers(1, 2)), 1), (draw(st.integers(0, 1)), 1), (1, draw(st.integers(1, 2)))
             )
-            window.out = sizes(shape[1:], window)
+            window.out = window.counts(shape[1:])
             if min(window.out) < 3:
                 continue
             outputs = 2 * draw(st.integers(1, 2))
@@ -86,7 +78,7 @@ def tails(draw: st.DrawFn) -> tuple[list[Layer], tuple[int, ...]]:
         if layers and draw(st.booleans()):
             mean = draw(st.booleans())
             pool = Window((2, 2), (draw(st.integers(1, 2)), 2), (0, 0) if mean else (1, 1))
-            pool.out = sizes(shape[1:], pool)
+            pool.out = pool.counts(shape[1:])
             layers.append(Pool(pool, mean))
             shape = (shape[0], *pool.out)
     else:
