@@ -144,8 +144,7 @@ void edge_qd8_f32_qc2w_gemm__trits(const edge_qd8_gemm *gemm, size_t first, size
       if (pass > 1) continue;
       for (size_t i = 0; i < rows; ++i) sums[i] += tables[from[i]];
     }
-    for (size_t i = 0; i < rows; ++i) sums[i] -= added;
-    edge_finish(gemm, r, first, rows, sums);
+    edge_micro_finish(gemm, r, first, rows, sums, added);
   }
 }
 
