@@ -43,6 +43,10 @@ FLAGS = ("-O3", "-DEDGE_BARE_METAL", "-DEDGE_NO_THREADS", "-DNDEBUG")
 BOARDS = ("mps2-an386", "mps2-an500", "mps2-an505", "lm3s6965evb", "microbit", "riscv32-virt", "mps3-an547")
 TOOLCHAINS = ("zig", "gcc")
 
+ICOUNT = ("-icount", "shift=6,sleep=off")
+TICK_NANOSECONDS = 31.25
+"""Of SysTick on the one board that only QEMU has, mps3-an547, whose clock has 32 MHz."""
+
 PEERS: dict[str, dict[str, float]] = {
     "cortex-m4": {"linear": 2.07, "conv": 1.93},
     "cortex-m7": {"linear": 2.07, "conv": 1.93},
@@ -181,6 +185,9 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     if board.flash.holds(board.storage.origin):  # a case's weights are in the code's part of the flash
         storage = replace(board.storage, origin=board.flash.end - 4 * board.storage.erase_bytes)
         board = replace(board, storage=replace(storage, bytes=4 * board.storage.erase_bytes))
+    counted = board.unicorn is not None
+    if not counted and board.qemu is not None:  # QEMU's clock advances by 64 ns an instruction
+        board = replace(board, qemu=replace(board.qemu, options=(*board.qemu.options, *ICOUNT)))
     toolchain = find_toolchain(toolchain_name, board.cpu)
     # A folder each: compiled files are kept by the path of what they include.
     folder = Path(tempfile.mkdtemp(dir=folder))
@@ -196,7 +203,7 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     if result.tobytes() != wanted(case).tobytes():
         differing = int((result.view(np.uint32) != wanted(case).ravel().view(np.uint32)).sum())
         raise EdgeError(f"{case.name} on {board_name}: {differing} of {result.size} values are not the oracle's")
-    return int(taken - empty)
+    return int(taken - empty) if counted else round((taken - empty) * TICK_NANOSECONDS / 64)
 
 
 def _read(port: Any, size: int) -> bytes:
