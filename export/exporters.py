@@ -28,6 +28,7 @@ class Exporters:
         formats: to write.
         tflite_bits: storage of ternary weights in the .tflite.
         int8_attention: integer products in the .pte.
+        layout: of ternary weights in the .pte.
         at_once: children that may run at a time.
         children: those of the export.
     """
@@ -37,6 +38,7 @@ class Exporters:
     formats: tuple[str, ...]
     tflite_bits: int
     int8_attention: bool
+    layout: str
     at_once: int
     children: Children
 
@@ -81,6 +83,8 @@ class Exporters:
             options["bits"] = self.tflite_bits
         if format_ == "pte" and self.int8_attention:
             options["int8_attention"] = True
+        if format_ == "pte":
+            options["layout"] = self.layout
         Job(
             format=format_,
             model=self.spec.to_dict(),

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edge.runtime.layouts import unpack_layout
+
 NAMESPACE = "edge"
 
 NONE, RELU, GELU, GELU_TANH, SILU, RELU6, HARDSWISH, SIGMOID, TANH = range(9)
@@ -51,10 +53,13 @@ def unpack_codes(packed: Tensor, columns: int, bits: float) -> Tensor:
     """Returns the integer weights int8 [N, K] behind `packed` (see `pack_codes`).
 
     Args:
-        packed: uint8 [N, ceil(K·bits/8)], or int8 [N, K] for 8 bits.
+        packed: uint8 [N, ceil(K·bits/8)], or int8 [N, K] for 8 bits; or ternary weights in a microcontroller's layout
+            (`edge.runtime.layouts`).
         columns: K.
         bits: 1.58, 2, 4 or 8.
     """
+    if packed.ndim > 2 and bits == 1.58:
+        return torch.from_numpy(unpack_layout(packed.numpy(), columns))
     if bits == 8:
         return packed.view(torch.int8)[:, :columns]
     width, offset = (4, 8) if bits == 4 else (2, 1 if bits == 1.58 else 2)
@@ -75,6 +80,17 @@ def pack_codes(codes: Tensor, bits: float) -> Tensor:
     for i in range(1, per_byte):
         packed |= fields[..., i] << (width * i)
     return packed
+
+
+def pack_taps(codes: Tensor) -> Tensor:
+    """Packs the ternary weights [O, C, kh, kw] of a convolution as uint8, a row an output, in the order kh, kw, C."""
+    return pack_codes(codes.permute(0, 2, 3, 1).flatten(1), 1.58)
+
+
+def unpack_taps(packed: Tensor, channels: int, kernel: list[int]) -> Tensor:
+    """The inverse of `pack_taps`: int8 [O, C, kh, kw]."""
+    codes = unpack_codes(packed, kernel[0] * kernel[1] * channels, 1.58)
+    return codes.view(-1, kernel[0], kernel[1], channels).permute(0, 3, 1, 2)
 
 
 def _lane_sum(x: Tensor) -> Tensor:
@@ -245,6 +261,22 @@ def _conv2d_int8(
     return _epilogue(y, None if bias is None else bias.view(1, -1, 1, 1), residual, activation)
 
 
+def _ternary_conv2d(
+    x: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    activation: int,
+) -> Tensor:
+    weight = unpack_taps(packed, x.shape[1], kernel)
+    return _conv2d_int8(x, weight, scales, bias, residual, stride, padding, dilation, 1, activation)
+
+
 def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     y = _normalize(x, eps)
     if weight is not None:
@@ -353,6 +385,22 @@ def _meta_conv2d_int8(
     return _conv2d(x, weight.to(x.dtype), None, None, stride, padding, dilation, groups, NONE)
 
 
+def _meta_ternary_conv2d(
+    x: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    activation: int,
+) -> Tensor:
+    weight = x.new_empty((packed.shape[0], x.shape[1], *kernel))
+    return _conv2d(x, weight, None, None, stride, padding, dilation, 1, NONE)
+
+
 _POOL = "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups, int activation"
 _PACKED = "Tensor x, Tensor packed, Tensor scales, Tensor? bias, Tensor? residual"
@@ -378,6 +426,11 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
         _conv2d_int8,
         _meta_conv2d_int8,
     ),
+    "ternary_conv2d": (
+        f"{_PACKED}, int[] kernel, int[] stride, int[] padding, int[] dilation, int activation",
+        _ternary_conv2d,
+        _meta_ternary_conv2d,
+    ),
     "layer_norm": ("Tensor x, Tensor? weight, Tensor? bias, float eps", _layer_norm, _meta_like),
     "attention": ("Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal", _attention, None),
     "attention_qkv": ("Tensor qkv, int heads, float scale, bool causal", _attention_qkv, None),
@@ -389,7 +442,16 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
 }
 
 FUSABLE = frozenset(
-    {"ternary_linear", "int_linear", "linear", "ternary_conv1x1", "int_conv1x1", "conv2d", "conv2d_int8"}
+    {
+        "ternary_linear",
+        "int_linear",
+        "linear",
+        "ternary_conv1x1",
+        "int_conv1x1",
+        "conv2d",
+        "conv2d_int8",
+        "ternary_conv2d",
+    }
 )
 """Operators with `residual` and `activation` arguments, into which what follows them can be folded."""
 

@@ -58,6 +58,7 @@ from edge.runtime.manifest import (
     TensorSpec,
 )
 from edge.runtime.preprocess import ArrayPreprocess, AudioPreprocess, ImagePreprocess
+from edge.runtime.target import find_target
 
 __all__ = ["ExportOptions", "ExportResult", "export_model"]
 
@@ -107,6 +108,7 @@ class _Export:
                 formats=formats,
                 tflite_bits=self.options.tflite_bits,
                 int8_attention=self.options.attention == "int8",
+                layout=find_target(self.options.target).layout,
                 at_once=threads,
                 children=self.children,
             )

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.export.reference_math import F32, activate, exp, f32
+from edge.runtime.layouts import unpack_layout
 
 I8 = NDArray[np.int8]
 U8 = NDArray[np.uint8]
@@ -62,7 +63,8 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
     """The inverse of `pack_codes`.
 
     Args:
-        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits.
+        packed: uint8 [N, ceil(k * bits / 8)], or int8 [N, k] for 8 bits; or ternary weights in a microcontroller's
+            layout (`edge.runtime.layouts`).
         k: Weights a row.
         bits: 1.58, 2, 4 or 8.
 
@@ -70,11 +72,18 @@ def unpack_codes(packed: U8 | I8, k: int, bits: float) -> I8:
         int8 [N, k].
     """
     width, zero, _, _ = _packing(bits)
+    if packed.ndim > 2 and bits == 1.58:
+        return unpack_layout(packed.view(np.uint8), k)
     if width == 8:
         return np.asarray(packed, dtype=np.int8)[:, :k]
     shifts = np.arange(0, 8, width, dtype=np.uint8)
     stored = (packed[:, :, None] >> shifts) & np.uint8((1 << width) - 1)
     return cast(I8, stored.reshape(packed.shape[0], -1)[:, :k].astype(np.int8) - np.int8(zero))
+
+
+def pack_taps(codes: I8) -> U8:
+    """Packs the ternary weights int8 [O, C, kh, kw] of a convolution, a row an output, in the order kh, kw, C."""
+    return cast(U8, pack_codes(codes.transpose(0, 2, 3, 1).reshape(codes.shape[0], -1), 1.58))
 
 
 def _packing(bits: float) -> tuple[int, int, int, int]:
@@ -326,6 +335,24 @@ def conv2d_int8(
     acc = _taps(wide, weight.astype(np.int64), stride, padding, dilation, groups, acc)
     per_channel = None if bias is None else bias[:, None, None]
     return dequantize(acc, scale[:, None, None, None], scales[:, None, None], per_channel, residual, activation)
+
+
+def ternary_conv2d(
+    x: F32,
+    packed: U8,
+    scales: F32,
+    bias: F32 | None,
+    residual: F32 | None,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    activation: int = 0,
+) -> F32:
+    """edge::ternary_conv2d: as conv2d_int8 without groups; packed uint8 [O, ceil(kh * kw * C / 4)], see pack_taps."""
+    taps, channels = kernel[0] * kernel[1], x.shape[1]
+    weight = unpack_codes(packed, taps * channels, 1.58).reshape(-1, *kernel, channels).transpose(0, 3, 1, 2)
+    return conv2d_int8(x, weight, scales, bias, residual, stride, padding, dilation, 1, activation)
 
 
 def layer_norm(x: F32, weight: F32 | None, bias: F32 | None, eps: float) -> F32:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.runtime.errors import BadFile, MissingDependency
+from edge.runtime.layouts import unpack_layout
 from edge.runtime.manifest import LayerRecord
 
 if TYPE_CHECKING:
@@ -97,7 +98,10 @@ def _packed_layer(place: int, operator: str, macs: int, inputs: list[Any], bits:
     columns = x.shape[1] if "conv1x1" in operator else x.shape[-1]
     width = bits or 2
     zero = {None: 1, 2: 2, 4: 8, 8: 0}[bits]
-    codes = _unpack(packed, columns, width)
+    if packed.ndim > 2:  # a microcontroller's layout
+        codes: NDArray[Any] = unpack_layout(packed, columns) + 1
+    else:
+        codes = _unpack(packed, columns, width)
     return LayerRecord(
         name=_name(place, operator),
         kind=_kind(operator),

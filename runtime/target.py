@@ -18,11 +18,14 @@ class Target:
         name: What `--target` takes.
         title: What people call it.
         cpu: Processor and its architecture version.
-        isa: Instruction set extensions that matter to integer kernels, as Linux spells them in /proc/cpuinfo.
+        isa: Instruction set extensions that matter to integer kernels, as Linux spells them in /proc/cpuinfo, or, on
+            microcontrollers, compilers.
         cores: Number of cores; 0 if it varies.
         ram_mb: Memory of the smallest model in MiB; 0 if it varies.
         engines: Engines with a wheel for it (the core builds from source anywhere).
         note: What a person should know before choosing it.
+        layout: How ternary weights lie in its .pte: one of `edge.runtime.layouts.LAYOUTS`. Any core runs any layout;
+            a microcontroller reads only its own in place.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Target:
     ram_mb: int
     engines: tuple[str, ...]
     note: str
+    layout: str = "rows"
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -42,6 +46,12 @@ class Target:
     def to_dict(self) -> dict[str, object]:
         """The target as JSON-ready values."""
         return {**asdict(self), "formats": list(self.formats)}
+
+
+
+
+def _microcontroller(name: str, title: str, cpu: str, isa: tuple[str, ...], layout: str, note: str) -> Target:
+    return Target(name, title, cpu, isa, cores=1, ram_mb=0, engines=("core",), note=note, layout=layout)
 
 
 _EVERY_ENGINE = ("core", "executorch", "litert", "onnx")
@@ -106,6 +116,62 @@ TARGETS: tuple[Target, ...] = (
         ram_mb=0,
         engines=_EVERY_ENGINE,
         note="AVX2 and later extensions are used where the machine has them.",
+    ),
+    _microcontroller(
+        "cortex-m0",
+        "Microcontroller, Cortex-M0",
+        "Cortex-M0, M0+, ARMv6-M",
+        (),
+        "trits",
+        "1.6 bits a weight, read from flash; memory varies by board: edge firmware boards.",
+    ),
+    _microcontroller(
+        "cortex-m3",
+        "Microcontroller, Cortex-M3",
+        "Cortex-M3, ARMv7-M",
+        (),
+        "trits",
+        "1.6 bits a weight, read from flash.",
+    ),
+    _microcontroller(
+        "cortex-m4",
+        "Microcontroller, Cortex-M4",
+        "Cortex-M4F, ARMv7E-M",
+        ("dsp", "fpv4-sp"),
+        "pairs",
+        "2 bits a weight, read from flash.",
+    ),
+    _microcontroller(
+        "cortex-m7",
+        "Microcontroller, Cortex-M7",
+        "Cortex-M7, ARMv7E-M",
+        ("dsp", "fpv5-sp"),
+        "pairs",
+        "Files are those of cortex-m4.",
+    ),
+    _microcontroller(
+        "cortex-m33",
+        "Microcontroller, Cortex-M33",
+        "Cortex-M33, ARMv8-M Mainline",
+        ("dsp", "fpv5-sp"),
+        "pairs",
+        "With the DSP extension; files are those of cortex-m4.",
+    ),
+    _microcontroller(
+        "cortex-m55",
+        "Microcontroller, Cortex-M55",
+        "Cortex-M55, ARMv8.1-M Mainline",
+        ("mve", "fp-armv8"),
+        "planes",
+        "Uses the vector extension (Helium).",
+    ),
+    _microcontroller(
+        "riscv32",
+        "Microcontroller, RISC-V",
+        "RV32IMAC",
+        ("m", "a", "c"),
+        "trits",
+        "1.6 bits a weight, read from flash.",
     ),
 )
 

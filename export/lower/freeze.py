@@ -20,6 +20,7 @@ from edge.export.lower.constants import added_constants, rounded_rows
 from edge.export.quantize import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
 from edge.export.reason import first_line, in_user_code
 from edge.runtime.errors import Unsupported
+from edge.runtime.layouts import pack_layout
 
 Kind = Literal["linear", "conv1x1", "conv2d"]
 
@@ -216,6 +217,21 @@ def freeze(model: nn.Module, example: tuple[Tensor, ...], *, compact_constants: 
             _round_constants(frozen, program)
     for parameter in frozen.parameters():
         parameter.requires_grad_(False)
+    return frozen
+
+
+def in_layout(frozen: nn.Module, layout: str) -> nn.Module:
+    """A copy of a frozen module whose ternary weights lie as a target's kernels read them in place.
+
+    Args:
+        frozen: from `freeze`.
+        layout: one of `edge.runtime.layouts.LAYOUTS`.
+    """
+    frozen = copy.deepcopy(frozen)
+    for _, layer in frozen_layers(frozen):
+        if layer.bits == 1.58:
+            codes = layer.codes if layer.codes.dim() == 2 else layer.codes.permute(0, 2, 3, 1).flatten(1)
+            layer.packed = torch.from_numpy(pack_layout(codes.numpy(), layout))
     return frozen
 
 

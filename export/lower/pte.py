@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import edge.export.ops  # noqa: F401  (registers the operators that the program calls)
 from edge.export.lower.arena import planning
-from edge.export.lower.freeze import module_path, trace
+from edge.export.lower.freeze import in_layout, module_path, trace
 from edge.export.lower.fuse import fuse
 from edge.runtime import _core
 from edge.runtime.errors import Unsupported
@@ -30,6 +30,7 @@ def to_pte(
     compact_constants: bool = True,
     int8_attention: bool = False,
     portable: bool = False,
+    layout: str = "rows",
 ) -> dict[str, Any]:
     """Writes `frozen` as an ExecuTorch program that the core runs.
 
@@ -38,6 +39,7 @@ def to_pte(
         example: inputs, float32; their shapes become the program's.
         path: where to write; whole or not at all.
         compact_constants, int8_attention: see `edge.export.lower.fuse.fuse`.
+        layout: how ternary weights lie in the file (`edge.runtime.target.Target.layout`); any core runs all of them.
         portable: skip fusion and leave plain ATen operators (for comparison; any ExecuTorch runtime can run it).
 
     Returns:
@@ -46,7 +48,7 @@ def to_pte(
     Raises:
         Unsupported: an operator is left that the core does not run; names it and the module it came from.
     """
-    exported = trace(frozen, example)
+    exported = trace(in_layout(frozen, layout) if layout != "rows" else frozen, example)
     if not portable:
         # Functionalizes in-place calls (`relu_`, `+=`) and decomposes nothing.
         exported = fuse(

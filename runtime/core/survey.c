@@ -135,6 +135,12 @@ static edge_status refuse_unknown_operators(const edge_program *program) {
   }
   names[used] = '\0';
   if (unknown == 0) return EDGE_OK;
+#ifdef EDGE_BARE_METAL
+  return (edge_set_error)(program->reader.error, EDGE_UNSUPPORTED,
+                          named == unknown ? "not an operator of this firmware: %s"
+                                           : "not operators of this firmware: %s and %lu more",
+                          names, (unsigned long)(unknown - named));
+#else
   if (named == unknown) {
     return edge_set_error(program->reader.error, EDGE_UNSUPPORTED,
                           "not an operator of the core: %s; use backend='executorch', or change the model", names);
@@ -142,6 +148,7 @@ static edge_status refuse_unknown_operators(const edge_program *program) {
   return edge_set_error(program->reader.error, EDGE_UNSUPPORTED,
                         "not operators of the core: %s and %lu more; use backend='executorch', or change the model",
                         names, (unsigned long)(unknown - named));
+#endif
 }
 
 /* Builds the arguments of each call in turn on the stack, to learn what the operators say about them. */
@@ -156,13 +163,15 @@ static edge_status survey_calls(edge_survey *survey) {
     if (status != EDGE_OK) return status;
     _Alignas(16) uint8_t storage[EDGE_LIST_BYTES];
     edge_pool lists = {storage, sizeof storage, 0};
-    edge_stored_value arguments[EDGE_MAX_ARGUMENTS];
+    edge_value arguments[EDGE_MAX_ARGUMENTS];
     edge_value *pointers[EDGE_MAX_ARGUMENTS];
     for (uint32_t j = 0; j < stored.args.count; ++j) {
       /* Arguments behind the operator's own repeat its outputs and are only looked at here. */
-      status = edge_load_value(program, fb_list_u32(&program->reader, &stored.args, j), NULL, &lists, &arguments[j]);
+      edge_stored_value argument;
+      status = edge_load_value(program, fb_list_u32(&program->reader, &stored.args, j), NULL, &lists, &argument);
       if (status != EDGE_OK) return status;
-      pointers[j] = &arguments[j].value;
+      arguments[j] = argument.value;
+      pointers[j] = &arguments[j];
     }
     if (op == NULL) continue;
     edge_call call = {

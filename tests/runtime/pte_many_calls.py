@@ -17,6 +17,7 @@ from executorch.exir.schema import Bool, Double, Int, Null
 
 from edge.export import reference
 from edge.runtime._core import operators
+from edge.runtime.layouts import LAYOUTS, pack_layout
 from tests.runtime.pte_handmade import Handmade
 from tests.runtime.ternary_cases import SEEDS, hundred_cases, in_torch
 
@@ -75,6 +76,8 @@ class Cases:
         codes = self.random.integers(low, 2 if bits == 1.58 else -low, size=(n, k)).astype(np.int8)
         if self.random.random() < 0.1:
             codes[:] = codes[0, 0]
+        if bits == 1.58 and self.random.random() < 0.5:  # as of a microcontroller
+            return pack_layout(codes, str(self.random.choice(LAYOUTS)))
         return reference.pack_codes(codes, bits)
 
     def scales(self, n: int) -> Any:
@@ -128,6 +131,15 @@ class Cases:
         codes = self.random.integers(-127, 128, size=weight).astype(np.int8)
         return [self.input(*x), codes, self.scales(weight[0]), self.maybe(weight[0]), None, *geometry,
                 self.activation()]  # fmt: skip
+
+    def ternary_conv2d(self) -> list[Any]:
+        x, weight, geometry = self.geometry()
+        codes = self.random.integers(-1, 2, size=(weight[0], x[1], *weight[2:])).astype(np.int8)
+        packed = reference.pack_taps(codes)
+        if self.random.random() < 0.5:  # as of a microcontroller
+            packed = pack_layout(codes.transpose(0, 2, 3, 1).reshape(len(codes), -1), str(self.random.choice(LAYOUTS)))
+        return [self.input(*x), packed, self.scales(weight[0]), self.maybe(weight[0]), None,
+                list(weight[2:]), *geometry[:3], self.activation()]  # fmt: skip
 
     def layer_norm(self) -> list[Any]:
         k = self.size(100)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.export import reference
+from edge.runtime.layouts import LAYOUTS, pack_layout
 
 FLOAT_MAX = float(np.finfo(np.float32).max)
 
@@ -56,9 +57,10 @@ def random_case(rng: np.random.Generator) -> list[Any]:
     bias = rng.normal(size=n).astype(np.float32) if rng.random() < 0.5 else None
     residual = rng.normal(size=(*lead, n)).astype(np.float32) if rng.random() < 0.3 else None
     norm_eps = float(rng.choice([-1.0, 1e-5, 1e-6, 0.0], p=[0.4, 0.4, 0.1, 0.1]))
+    layout = str(rng.choice(LAYOUTS)) if rng.random() < 0.4 else None  # of a microcontroller
     return [
         x,
-        reference.pack_codes(codes, 1.58),
+        reference.pack_codes(codes, 1.58) if layout is None else pack_layout(codes, layout),
         scales,
         bias,
         residual,

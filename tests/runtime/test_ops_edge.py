@@ -167,6 +167,33 @@ def test_conv2d_int8() -> None:
         check("conv2d_int8", [x, weight, scales, optional(rng, o), residual, *geometry, some(rng, 10) - 1])
 
 
+def test_ternary_conv2d() -> None:
+    rng = np.random.default_rng(7)
+    for b, c, o, groups, kernel, size, geometry, residual in convolutions(rng, 120):
+        if rng.random() < 0.2:
+            c *= 70  # deeper than what is unpacked at once
+        x = spoil(rng, normal(rng, b, c, *size) * 4)
+        codes = rng.integers(-1, 2, size=(o, c, *kernel)).astype(np.int8)
+        scales, bias, activation = normal(rng, o if rng.random() < 0.5 else 1), optional(rng, o), some(rng, 10) - 1
+        got = check(
+            "ternary_conv2d",
+            [x, reference.pack_taps(codes), scales, bias, residual, kernel, *geometry[:3], activation],
+        )
+        as_int8 = run("conv2d_int8", [x, codes, scales, bias, residual, *geometry[:3], 1, activation], got.shape)
+        assert np.array_equal(bits(got), bits(as_int8))
+
+
+def test_eager_ternary_conv2d_has_the_same_bits() -> None:
+    pytest.importorskip("edge.export.ops")
+    rng = np.random.default_rng(8)
+    for b, c, o, _, kernel, size, geometry, residual in convolutions(rng, 40):
+        packed = reference.pack_taps(rng.integers(-1, 2, size=(o, c, *kernel)).astype(np.int8))
+        args = [normal(rng, b, c, *size) * 5, packed, normal(rng, o), optional(rng, o), residual, kernel, *geometry[:3]]
+        args.append(some(rng, 3) - 1)
+        eager = torch.ops.edge.ternary_conv2d(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
+        assert np.array_equal(bits(eager.numpy() + 0), bits(run("ternary_conv2d", args, tuple(eager.shape)) + 0))
+
+
 def test_quantizing_a_large_sample_does_not_overflow(tmp_path: Path) -> None:
     """17 million codes of 127 add up to more than an int32 holds, which C leaves undefined for signed ones."""
     (tmp_path / "main.c").write_text(

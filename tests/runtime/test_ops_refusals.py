@@ -39,6 +39,10 @@ CALLS: dict[str, list] = {
         *[IMAGE, WEIGHT.astype(np.int8), floats(2), floats(2), floats(1, 2, 6, 6)],
         *[ONES, ONES, ONES, 1, 1, floats(1, 2, 6, 6)],
     ],
+    "edge::ternary_conv2d.out": [
+        *[IMAGE, np.zeros((2, 9), dtype=np.uint8), floats(2), floats(2), floats(1, 2, 6, 6)],
+        *[[3, 3], ONES, ONES, ONES, 1, floats(1, 2, 6, 6)],
+    ],
     "edge::layer_norm.out": [X, floats(4), floats(4), 1e-5, Y],
     "edge::attention.out": [IMAGE, IMAGE, IMAGE, floats(6, 6), 0.5, True, floats(1, 4, 6, 6)],
     "edge::attention_qkv.out": [floats(2, 3, 24), 2, 0.5, True, floats(2, 3, 8)],

@@ -13,6 +13,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/layouts.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -85,6 +87,7 @@ typedef struct edge_qd8_weights {
   size_t (*packed_bytes)(size_t n, size_t k);
   void (*pack)(size_t n, size_t k, const uint8_t *weight, void *packed);
   void (*run)(const edge_qd8_gemm *gemm, size_t first, size_t last);
+  int layout; /* edge_layout of the file's weights that `run` reads where it packs none: layouts.h */
 } edge_qd8_weights;
 
 /* The geometry of a 2-D convolution over NCHW; weights are [out_channels, channels / groups, kernel_h, kernel_w]. */
@@ -95,25 +98,35 @@ typedef struct edge_conv2d {
   int32_t groups;
 } edge_conv2d;
 
-/* One sample of an int8 convolution; see scalar/qd8_f32_qc8w_conv2d.c. Codes outside the image count as zero. */
+/* One sample of a convolution of int8 codes; see scalar/qd8_f32_qc8w_conv2d.c and scalar/qd8_f32_qc2w_conv2d.c. Codes
+ * outside the image count as zero.
+ *
+ * Weights in the file's layout are int8 [out_channels, channels / groups, kernel_h, kernel_w] for qc8w. For qc2w they
+ * are ternary and groups is 1: out_channels rows of ceil(kernel_h * kernel_w * channels / 4) bytes, four codes w + 1 a
+ * byte, the first in the lowest bits, in the order kernel row, kernel column, channel, so that the codes which a row of
+ * the kernel meets are one run of an image whose channels are last. */
 typedef struct edge_qd8_conv2d {
   edge_conv2d shape;
   const void *image;  /* from `quantize` */
   edge_row row;       /* likewise: one scale for the sample; the sum is not used */
-  const void *weight; /* packed, or int8 in the file's layout where packed_bytes is NULL */
+  const void *weight; /* packed, or in the file's layout where packed_bytes is NULL */
   edge_epilogue epilogue;
   edge_output_view out; /* (pixel, channel): row_step is 1, or step is */
+  void *scratch;        /* of scratch_bytes, of this call of `run` alone; at a multiple of 16 */
 } edge_qd8_conv2d;
 
 /* As edge_qd8_weights, for convolutions: `quantize` writes one float sample [channels, height, width] as an image of
  * codes in the kernel's layout, `image_bytes` long, and gives its scale; `run` computes the output rows
- * first .. last - 1 of all channels. The sample's channels may come first or last. */
+ * first .. last - 1 of all channels, and has `scratch_bytes` of temporary memory (NULL: it needs none). The sample's
+ * channels may come first or last. */
 typedef struct edge_qd8_conv2d_weights {
   size_t (*packed_bytes)(const edge_conv2d *shape);
-  void (*pack)(const edge_conv2d *shape, const int8_t *weight, void *packed);
+  void (*pack)(const edge_conv2d *shape, const void *weight, void *packed);
   size_t (*image_bytes)(const edge_conv2d *shape);
   void (*quantize)(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row);
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
+  size_t (*scratch_bytes)(const edge_conv2d *shape);
+  int layout; /* as in edge_qd8_weights; qc2w only */
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */
@@ -201,6 +214,7 @@ typedef struct edge_kernels {
   edge_qd8_weights qd8_f32_qc4w;
   edge_qd8_weights qd8_f32_qc8w;
   edge_qd8_conv2d_weights qd8_f32_qc8w_conv2d;
+  edge_qd8_conv2d_weights qd8_f32_qc2w_conv2d;
   edge_f32_gemm_fn f32_gemm;
   edge_f32_conv2d_weights f32_conv2d;
   edge_f32_layer_norm_fn f32_layer_norm;

@@ -1,7 +1,23 @@
-/* Which kernels this machine runs: those that were built for its architecture and whose instructions it has. */
+/* Which kernels this machine runs: those that were built for its architecture and whose instructions it has. On bare
+ * metal the compiler's options tell, and there is one table. */
 #include "kernels/kernels.h"
 
 #include <string.h>
+
+#if defined(EDGE_BARE_METAL)
+
+#include "kernels/armv7e_m_dsp/armv7e_m_dsp.h"
+
+const edge_kernels *edge_kernels_at(size_t index) {
+#if defined(EDGE_HAS_ARMV7E_M_DSP)
+  return index == 0 ? &edge_kernels_armv7e_m_dsp : NULL;
+#else
+  return index == 0 ? &edge_kernels_scalar : NULL;
+#endif
+}
+
+#else
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -99,6 +115,8 @@ const edge_kernels *edge_kernels_at(size_t index) {
   }
   return NULL;
 }
+
+#endif
 
 const edge_kernels *edge_kernels_named(const char *isa) {
   const edge_kernels *kernels;

@@ -1,4 +1,5 @@
 /* Shared arguments of the edge:: operators; see edge_args.h. */
+#define EDGE_TERSE_DEFINES
 #include "ops/edge_args.h"
 
 #include "kernels/math_f32.h"
@@ -78,7 +79,7 @@ edge_status edge_take_convolution(edge_call *call, const edge_tensor *x, const e
   EDGE_TRY(edge_take_pair(call, stride, "stride", 1, step));
   EDGE_TRY(edge_take_pair(call, stride + 1, "padding", 0, padding));
   EDGE_TRY(edge_take_pair(call, stride + 2, "dilation", 1, dilation));
-  EDGE_TRY(edge_take_int(call, groups, "groups", 1, INT32_MAX, &group_count));
+  if (groups > 0) EDGE_TRY(edge_take_int(call, groups, "groups", 1, INT32_MAX, &group_count));
   if ((x->rank != 4 && x->rank != 3) || weight->rank != x->rank) {
     return edge_fail(call, EDGE_UNSUPPORTED, "x and weight have %u and %u dimensions, expected 4 each, or 3",
                      (unsigned)x->rank, (unsigned)weight->rank);

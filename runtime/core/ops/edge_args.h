@@ -19,7 +19,7 @@ edge_epilogue edge_read_epilogue(const edge_call *call, uint32_t scales, const e
                                  bool bitlinear_compat);
 
 /* The geometry of a convolution of x [B,C,H,W], or [B,C,W] as of height 1, with weight [O,C/groups,kh,kw]; stride,
- * padding and dilation are the arguments from `stride` on. Refuses what does not fit, an empty output included. */
+ * padding and dilation are the arguments from `stride` on; `groups` 0: there is one. Refuses what does not fit, an empty output included. */
 edge_status edge_take_convolution(edge_call *call, const edge_tensor *x, const edge_tensor *weight, uint32_t stride,
                                   uint32_t groups, edge_conv2d *conv);
 /* Two sizes of at least `low`, one of which stands for both. */
@@ -31,5 +31,10 @@ int64_t edge_window_count(int64_t size, int64_t kernel, int64_t stride, int64_t 
 /* For splitting work into tasks. */
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
+
+/* See EDGE_TERSE in error.h. */
+#if defined(EDGE_TERSE) && !defined(EDGE_TERSE_DEFINES)
+#define edge_take_pair(call, index, name, ...) edge_take_pair(call, index, NULL, __VA_ARGS__)
+#endif
 
 #endif

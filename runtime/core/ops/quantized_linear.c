@@ -12,6 +12,7 @@
 #include "kernels/kernels.h"
 #include "ops/edge_args.h"
 #include "ops/ops.h"
+#include "ops/weights.h"
 
 #include <string.h>
 
@@ -40,6 +41,11 @@ static const edge_qd8_weights *storage(const edge_kernels *kernels, int bits) {
   return bits == 2 ? &kernels->qd8_f32_qc2w : bits == 4 ? &kernels->qd8_f32_qc4w : &kernels->qd8_f32_qc8w;
 }
 
+/* What the weights take in the kernel's layout; 0 where it leaves them as they are, or to the scalar kernel. */
+static size_t repacked_bytes(const edge_qd8_weights *kernel, size_t n, size_t k) {
+  return kernel->packed_bytes != NULL ? kernel->packed_bytes(n, k) : 0;
+}
+
 static int bits_of(const edge_call *call, const layout *at) { return at->bits ? (int)edge_int_at(call, at->bits) : 2; }
 
 static edge_status check(edge_call *call, const layout *at) {
@@ -58,16 +64,16 @@ static edge_status check(edge_call *call, const layout *at) {
     }
   }
   EDGE_TRY(edge_take_tensor(call, PACKED, "packed", EDGE_BIT(bits == 8 ? EDGE_INT8 : EDGE_UINT8), &packed));
-  if (packed->rank != 2) {
-    return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %u dimensions, expected 2", (unsigned)packed->rank);
-  }
+  int layout = EDGE_LAYOUT_ROWS;
+  EDGE_TRY(edge_take_layout(call, packed, at->bits == 0, &layout));
   const int32_t n = packed->sizes[0], k = x->sizes[at->conv ? 1 : x->rank - 1];
   /* So that no partial sum leaves int32, whatever codes the file holds: 128 * largest code * k < 2^31. */
   const int32_t deepest = bits == 2 ? 5592405 : bits == 4 ? 1118481 : 131071;
   if (k < 1 || k > deepest) {
     return edge_fail(call, EDGE_UNSUPPORTED, "%d values a token, expected 1 to %d", (int)k, (int)deepest);
   }
-  const int32_t width = (int32_t)(((int64_t)k * bits + 7) / 8);
+  const int32_t width = layout != EDGE_LAYOUT_ROWS ? (int32_t)edge_layout_row_bytes(layout, (size_t)k)
+                                                   : (int32_t)(((int64_t)k * bits + 7) / 8);
   if (packed->sizes[1] != width) {
     return edge_fail(call, EDGE_BAD_ARGUMENT, "packed has %d bytes a row, expected %d for %d values of %d bits",
                      (int)packed->sizes[1], (int)width, (int)k, (int)bits);
@@ -85,8 +91,9 @@ static edge_status check(edge_call *call, const layout *at) {
   if (at->compat) EDGE_TRY(edge_take_bool(call, at->compat, "bitlinear_compat", &compat));
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, at->out)) * (uint64_t)k;
   const edge_qd8_weights *kernel = storage(call->kernels, (int)bits);
-  if (packed->constant && kernel->packed_bytes != NULL && n > 0) {
-    EDGE_TRY(edge_reserve_packed(call, kernel->packed_bytes((size_t)n, (size_t)k)));
+  if (n > 0) {
+    EDGE_TRY(edge_reserve_weights(call, packed, (size_t)n, (size_t)k, kernel->layout,
+                                  repacked_bytes(kernel, (size_t)n, (size_t)k)));
   }
   const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
                                 TOKENS_AT_ONCE);
@@ -95,8 +102,11 @@ static edge_status check(edge_call *call, const layout *at) {
 
 static void pack(edge_call *call, const layout *at) {
   const edge_tensor *x = edge_tensor_at(call, X), *packed = edge_tensor_at(call, PACKED);
-  storage(call->kernels, bits_of(call, at))
-      ->pack((size_t)packed->sizes[0], (size_t)x->sizes[at->conv ? 1 : x->rank - 1], packed->data, call->packed);
+  const size_t n = (size_t)packed->sizes[0], k = (size_t)x->sizes[at->conv ? 1 : x->rank - 1];
+  const edge_qd8_weights *kernel = storage(call->kernels, bits_of(call, at));
+  const size_t repacked = repacked_bytes(kernel, n, k);
+  const void *rows = edge_weight_rows(call, packed, n, k, repacked);
+  if (repacked > 0) kernel->pack(n, k, rows, call->packed);
 }
 
 /* What the tasks of one run share. Tokens start k floats apart, or one where a convolution's channels come first; see
@@ -164,7 +174,9 @@ static edge_status run(edge_call *call, const layout *at) {
   if (n == 0 || tokens == 0) return EDGE_OK;
 
   const edge_qd8_weights *kernel = storage(call->kernels, bits);
-  if (kernel->packed_bytes != NULL && call->packed == NULL) kernel = storage(&edge_kernels_scalar, bits);
+  if (!edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
+    kernel = storage(&edge_kernels_scalar, bits);
+  }
   job work = {
       .kernels = call->kernels,
       .kernel = kernel,

@@ -31,6 +31,7 @@ EDGE_TARGET_END
       .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                     \
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                     \
       .qd8_f32_qc8w_conv2d = EDGE_CONV2D_AS(convolution, name),          \
+      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,                 \
       .f32_gemm = gemm__avx2,                                            \
       .f32_conv2d = EDGE_F32_CONV2D(avx2),                               \
       .f32_layer_norm = layer_norm__avx2,                                \

@@ -54,9 +54,10 @@ size_t edge_winograd_image_bytes__avx2(const edge_conv2d *shape) {
   return codes_bytes(shape) + own.down * own.across * PLACES * own.depth * sizeof(int16_t);
 }
 
-void edge_winograd_pack__avx2(const edge_conv2d *shape, const int8_t *weight, void *packed) {
+void edge_winograd_pack__avx2(const edge_conv2d *shape, const void *file, void *packed) {
+  const int8_t *weight = file;
   if (!is_winograd(shape)) {
-    edge_qd8_conv2d_pack__avx2(shape, weight, packed);
+    edge_qd8_conv2d_pack__avx2(shape, file, packed);
     return;
   }
   static const int twice_g[4][3] = {{2, 0, 0}, {1, 1, 1}, {1, -1, 1}, {0, 0, 2}};

@@ -29,6 +29,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, avx512vnni),
     .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx512vnni),
     .qd8_f32_qc8w_conv2d = EDGE_CONV2D(avx512vnni),
+    .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,
     .f32_gemm = gemm__avx512vnni,
     .f32_conv2d = EDGE_F32_CONV2D(avx512vnni),
     .f32_layer_norm = layer_norm__avx512vnni,

@@ -59,6 +59,7 @@
       .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                           \
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                           \
       .qd8_f32_qc8w_conv2d = EDGE_CONVOLUTION(convolution),                    \
+      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,                       \
       .qd8_attention = EDGE_ATTENTION(convolution),                            \
   }
 

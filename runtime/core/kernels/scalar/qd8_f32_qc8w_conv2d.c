@@ -9,8 +9,6 @@
 #include "kernels/scalar/epilogue.h"
 #include "kernels/scalar/scalar.h"
 
-#include <math.h>
-
 size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape) {
   return (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
 }
@@ -19,10 +17,7 @@ void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, 
                                       edge_row *row) {
   const size_t plane = (size_t)shape->height * (size_t)shape->width, channels = (size_t)shape->channels;
   int8_t *codes = image;
-  float amax = 1e-5f;
-  for (size_t i = 0; i < channels * plane; ++i) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
-  *row = (edge_row){.scale = (1.0f / amax) * 127.0f};
-  row->step = 1.0f / row->scale;
+  *row = edge_scale_of_sample(x, channels * plane);
   for (size_t c = 0; c < channels; ++c) {
     for (size_t p = 0; p < plane; ++p) {
       *codes++ = edge_code_of(channels_last ? x[p * channels + c] : x[c * plane + p], row->scale, -127.0f);

@@ -11,6 +11,7 @@ const edge_kernels edge_kernels_scalar = {
     .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,
                             .quantize = edge_qd8_conv2d_quantize__scalar,
                             .run = edge_qd8_f32_qc8w_conv2d__scalar},
+    .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,
     .f32_gemm = edge_f32_gemm__scalar,
     .f32_conv2d = {.run = edge_f32_conv2d__scalar},
     .f32_layer_norm = edge_f32_layer_norm__scalar,

@@ -17,6 +17,10 @@ size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape);
 void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                       edge_row *row);
 void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
+size_t edge_qd8_f32_qc2w_conv2d_image_bytes__scalar(const edge_conv2d *shape);
+void edge_qd8_f32_qc2w_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
+                                               void *image, edge_row *row);
+void edge_qd8_f32_qc2w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                            int activation, const edge_output_view *out);
 void edge_f32_conv2d__scalar(const edge_f32_conv2d *conv, const edge_conv_part *part);
@@ -30,11 +34,27 @@ void edge_f32_attention__scalar(const edge_attention_head *head, size_t first, s
 size_t edge_qd8_attention_scratch__scalar(size_t keys, size_t depth);
 void edge_qd8_attention__scalar(const edge_attention_head *head, size_t first, size_t last);
 
+#define EDGE_TERNARY_CONV2D_SCALAR                                   \
+  {                                                                  \
+    .image_bytes = edge_qd8_f32_qc2w_conv2d_image_bytes__scalar,     \
+    .quantize = edge_qd8_f32_qc2w_conv2d_quantize__scalar,           \
+    .run = edge_qd8_f32_qc2w_conv2d__scalar                          \
+  }
+
 /* The code of a value; `low` is the lowest. */
 static inline int8_t edge_code_of(float x, float scale, float low) {
   float code = rintf(x * scale);
   code = code > 127.0f ? 127.0f : code < low ? low : code;
   return code == code ? (int8_t)code : 0; /* converting a NaN would be undefined */
+}
+
+/* The scale of a convolution's sample of `count` values; NaN is passed over. */
+static inline edge_row edge_scale_of_sample(const float *x, size_t count) {
+  float amax = 1e-5f;
+  for (size_t i = 0; i < count; ++i) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
+  edge_row row = {.scale = (1.0f / amax) * 127.0f};
+  row.step = 1.0f / row.scale;
+  return row;
 }
 
 /* Folds the lanes of a sum; see EDGE_SUM_LANES. */

@@ -13,7 +13,7 @@
 
 #define EDGE_DECLARE_CONV2D_AS(name, isa)                                                            \
   size_t edge_##name##_packed_bytes__##isa(const edge_conv2d *);                                     \
-  void edge_##name##_pack__##isa(const edge_conv2d *, const int8_t *weight, void *);                 \
+  void edge_##name##_pack__##isa(const edge_conv2d *, const void *weight, void *);                   \
   size_t edge_##name##_image_bytes__##isa(const edge_conv2d *);                                      \
   void edge_##name##_quantize__##isa(const edge_conv2d *, const float *, bool, void *, edge_row *);  \
   void edge_##name##__##isa(const edge_qd8_conv2d *, size_t first, size_t last);

@@ -77,7 +77,8 @@ size_t EDGE_SIMD(edge_qd8_conv2d_image_bytes)(const edge_conv2d *shape) {
   return layout.rows * layout.pitch + CONV_SLACK;
 }
 
-void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const int8_t *weight, void *packed) {
+void EDGE_SIMD(edge_qd8_conv2d_pack)(const edge_conv2d *shape, const void *file, void *packed) {
+  const int8_t *weight = file;
   const conv_layout layout = layout_of(shape);
   const size_t channels = (size_t)shape->channels;
   memset(packed, 0, EDGE_SIMD(edge_qd8_conv2d_packed_bytes)(shape));
