@@ -347,6 +347,16 @@ def _max_pool2d(
     return F.max_pool2d(x, kernel, stride, padding, dilation, ceil_mode)
 
 
+def _with_max_pool2d(of: Callable[..., Tensor], given: int) -> Callable[..., Tensor]:
+    """A convolution without a residual, and max_pool2d of what it gives: `given` arguments, the convolution's geometry
+    and activation, then the pool's."""
+
+    def pooled(*args: Any) -> Tensor:
+        return _max_pool2d(of(*args[:given], None, *args[given:-5]), *args[-5:])
+
+    return pooled
+
+
 def _add_quantized(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     return x + codes.float() * scales.view(*codes.shape[:-1], 1)
 
@@ -403,6 +413,10 @@ def _meta_ternary_conv2d(
 
 _POOL = "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups, int activation"
+_POOL_BEHIND = (
+    "int[] pool_kernel, int[] pool_stride, int[] pool_padding, int[] pool_dilation, bool ceil_mode"
+)
+_KERNEL_CONV = "int[] kernel, int[] stride, int[] padding, int[] dilation, int activation"
 _PACKED = "Tensor x, Tensor packed, Tensor scales, Tensor? bias, Tensor? residual"
 
 # Name → (schema of the arguments, eager kernel, shape function; None where the eager kernel gives shapes as well).
@@ -427,7 +441,7 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
         _meta_conv2d_int8,
     ),
     "ternary_conv2d": (
-        f"{_PACKED}, int[] kernel, int[] stride, int[] padding, int[] dilation, int activation",
+        f"{_PACKED}, {_KERNEL_CONV}",
         _ternary_conv2d,
         _meta_ternary_conv2d,
     ),
@@ -437,6 +451,21 @@ OPERATORS: dict[str, tuple[str, Callable[..., Tensor], Callable[..., Tensor] | N
     "attention_int8": ("Tensor q, Tensor k, Tensor v, Tensor? mask, float scale, bool causal", _attention_int8, None),
     "attention_qkv_int8": ("Tensor qkv, int heads, float scale, bool causal", _attention_qkv_int8, None),
     "max_pool2d": (f"Tensor x, {_POOL}", _max_pool2d, None),
+    "conv2d_max_pool2d": (
+        f"Tensor x, Tensor weight, Tensor? bias, {_CONV}, {_POOL_BEHIND}",
+        _with_max_pool2d(_conv2d, 3),
+        None,
+    ),
+    "conv2d_int8_max_pool2d": (
+        f"Tensor x, Tensor weight, Tensor scales, Tensor? bias, {_CONV}, {_POOL_BEHIND}",
+        _with_max_pool2d(_conv2d_int8, 4),
+        _with_max_pool2d(_meta_conv2d_int8, 4),
+    ),
+    "ternary_conv2d_max_pool2d": (
+        f"Tensor x, Tensor packed, Tensor scales, Tensor? bias, {_KERNEL_CONV}, {_POOL_BEHIND}",
+        _with_max_pool2d(_ternary_conv2d, 4),
+        _with_max_pool2d(_meta_ternary_conv2d, 4),
+    ),
     "add_quantized": ("Tensor x, Tensor codes, Tensor scales", _add_quantized, _meta_like),
     "sequence_pool": ("Tensor x, Tensor weight, Tensor? bias", _sequence_pool, None),
 }
@@ -454,6 +483,9 @@ FUSABLE = frozenset(
     }
 )
 """Operators with `residual` and `activation` arguments, into which what follows them can be folded."""
+
+CONVOLUTIONS = frozenset({"conv2d", "conv2d_int8", "ternary_conv2d"})
+"""Operators that exist with a max_pool2d behind them, too, as `<name>_max_pool2d`."""
 
 # torch.library is not typed.
 _library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]

@@ -38,7 +38,7 @@ class ExportOptions:
         output: the bundle to write; its name ends in .edge.
         keep: patterns of layers that stay float, beyond the model's own.
         measure: "median" or "mean", the scale of ternary weights.
-        conv: "int8" or "float" for k×k and depthwise convolutions.
+        conv: "int8", "ternary" or "float" for k×k and depthwise convolutions; see `QuantConfig`.
         attention: "float", or "int8" for integer products in the .pte.
         epochs: None for the preset of the model and data; likewise `batch_size` and `lr`.
         kind: "image", "audio" or "array" where the data holds several; None for what is found.
@@ -135,6 +135,8 @@ def check_words(options: ExportOptions) -> None:
         raise BadInput(f"--tflite-bits: {options.tflite_bits} is not one of 2, 4, 8")
     if options.bitlinear_compat and options.bits != 1.58:
         raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, not for {options.bits:g}")
+    if options.conv == "ternary" and options.bits not in (1.58, 32):
+        raise BadInput(f"--conv ternary: exists for 1.58 bits only, not for {options.bits:g}")
     if options.name is not None:
         check_name(options.name, "--name")
     check_name(options.version, "--model-version")

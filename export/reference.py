@@ -459,7 +459,7 @@ def _of_qkv(of: Callable[..., F32], qkv: F32, heads: int, scale: float, causal: 
 def max_pool2d(
     x: F32, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> F32:
-    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins; an empty stride is the kernel."""
+    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins, of equal zeros the first column; an empty stride is the kernel."""
     stride = stride or kernel
     counts = []
     for d in range(2):
@@ -469,15 +469,35 @@ def max_pool2d(
         # As torch: the last window must start inside the input or its left padding.
         counts.append(count - 1 if ceil_mode and (count - 1) * stride[d] >= size + padding[d] else count)
     out = np.full((*x.shape[:-2], *counts), -np.inf, dtype=f32)
-    for kh in range(kernel[0]):
-        y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
-        inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
-        for kw in range(kernel[1]):
-            z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
-            inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+    for kw in range(kernel[1]):  # columns first: of equal zeros the first stays
+        z = np.arange(counts[1]) * stride[1] + kw * dilation[1] - padding[1]
+        inside_x = np.flatnonzero((z >= 0) & (z < x.shape[-1]))
+        for kh in range(kernel[0]):
+            y = np.arange(counts[0]) * stride[0] + kh * dilation[0] - padding[0]
+            inside_y = np.flatnonzero((y >= 0) & (y < x.shape[-2]))
             at = (..., inside_y[:, None], inside_x)
-            out[at] = np.maximum(out[at], x[..., y[inside_y][:, None], z[inside_x]])
+            value = x[..., y[inside_y][:, None], z[inside_x]]
+            out[at] = np.where((value > out[at]) | np.isnan(value), value, out[at])
     return out
+
+
+def conv2d_max_pool2d(x: F32, weight: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_max_pool2d: conv2d without a residual, and max_pool2d of what it gives.
+
+    Args:
+        rest: stride, padding, dilation, groups, activation; kernel, stride, padding, dilation, ceil_mode of the pool.
+    """
+    return max_pool2d(conv2d(x, weight, bias, None, *rest[:5]), *rest[5:])
+
+
+def conv2d_int8_max_pool2d(x: F32, weight: I8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::conv2d_int8_max_pool2d: likewise of conv2d_int8."""
+    return max_pool2d(conv2d_int8(x, weight, scales, bias, None, *rest[:5]), *rest[5:])
+
+
+def ternary_conv2d_max_pool2d(x: F32, packed: U8, scales: F32, bias: F32 | None, *rest: Any) -> F32:
+    """edge::ternary_conv2d_max_pool2d: likewise of ternary_conv2d, whose kernel comes before the stride."""
+    return max_pool2d(ternary_conv2d(x, packed, scales, bias, None, *rest[:5]), *rest[5:])
 
 
 def add_quantized(x: F32, codes: I8, scales: F32) -> F32:

@@ -163,6 +163,16 @@ def learned_plan(blob: bytes, program_hash: bytes) -> tuple[int, int, float, str
         CoreError: Damaged, or of another program.
     """
 
+def covered_arguments(name: str) -> tuple[int, ...]:
+    """Tensor arguments of an operator on which its output may lie, byte for byte: it reads them before it writes.
+
+    Args:
+        name: As in `operators()`.
+
+    Raises:
+        CoreError: There is no such operator.
+    """
+
 def operators() -> list[str]:
     """Names of the operators that the core runs, such as "aten::add.out"."""
 

@@ -81,6 +81,15 @@ const edge_op *find_op(const std::string &name) {
   return op;
 }
 
+nb::tuple covered_arguments(const std::string &name) {
+  const edge_op *op = find_op(name);
+  nb::list found;
+  for (uint32_t i = 0; i < edge_first_output(op); ++i) {
+    if (op->covers >> i & 1u) found.append(i);
+  }
+  return nb::tuple(found);
+}
+
 void run_op(const std::string &name, nb::list args, int threads) {
   const edge_op *op = find_op(name);
   size_t count = nb::len(args);
@@ -415,6 +424,8 @@ NB_MODULE(_core, module) {
       },
       core_error);
 
+  module.def("covered_arguments", &covered_arguments, nb::arg("name"),
+             "Tensor arguments of an operator that its output may lie on.");
   module.def("operators", &operators, "Names of the operators that the core runs, with namespace and overload.");
   module.def("isas", &isas, "Names of the kernels that this machine runs, the best first; $EDGE_ISA chooses one.");
   module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,

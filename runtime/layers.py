@@ -29,12 +29,18 @@ _PACKED: dict[str, int | None] = {
     "edge::ternary_conv1x1.out": None,
     "edge::int_linear.out": 5,
     "edge::int_conv1x1.out": 5,
+    "edge::ternary_conv2d.out": None,
+    "edge::ternary_conv2d_max_pool2d.out": None,
 }
+# Where the kernel's size is, of a packed convolution.
+_KERNEL = {"edge::ternary_conv2d.out": 5, "edge::ternary_conv2d_max_pool2d.out": 4}
 # Operators whose weight is a plain tensor, and which argument it is.
 _PLAIN: dict[str, int] = {
     "edge::linear.out": 1,
     "edge::conv2d.out": 1,
     "edge::conv2d_int8.out": 1,
+    "edge::conv2d_max_pool2d.out": 1,
+    "edge::conv2d_int8_max_pool2d.out": 1,
     "edge::add_quantized.out": 1,
     "edge::sequence_pool.out": 1,
     "aten::addmm.out": 2,
@@ -73,7 +79,9 @@ def program_layers(program: Program) -> list[LayerRecord]:
         constant = [argument[0] == "tensor" and argument[3] for argument in map(_as_tuple, instructions[place][2])]
         if operator in _PACKED:
             position = _PACKED[operator]
-            layers.append(_packed_layer(place, operator, macs, inputs, None if position is None else inputs[position]))
+            kernel = inputs[_KERNEL[operator]] if operator in _KERNEL else (1, 1)
+            bits = None if position is None else inputs[position]
+            layers.append(_packed_layer(place, operator, macs, inputs, bits, kernel))
         elif operator in _PLAIN and constant[_PLAIN[operator]]:
             layers.append(_plain_layer(place, operator, macs, inputs[_PLAIN[operator]]))
     return layers
@@ -88,14 +96,16 @@ def _name(place: int, operator: str) -> str:
 
 
 def _kind(operator: str) -> str:
-    base = operator.partition("::")[2].partition(".")[0]
+    base = operator.partition("::")[2].partition(".")[0].removesuffix("_max_pool2d")
     return next((kind for part, kind in _KINDS.items() if base.endswith((part, f"{part}_int8"))), base)
 
 
-def _packed_layer(place: int, operator: str, macs: int, inputs: list[Any], bits: int | None) -> LayerRecord:
-    """A layer with packed codes; its K is the length of its input's tokens."""
+def _packed_layer(
+    place: int, operator: str, macs: int, inputs: list[Any], bits: int | None, kernel: Sequence[int]
+) -> LayerRecord:
+    """A layer with packed codes; its K is the length of its input's tokens, or a convolution's taps."""
     x, packed = inputs[0], inputs[1]
-    columns = x.shape[1] if "conv1x1" in operator else x.shape[-1]
+    columns = (x.shape[1] if "conv" in operator else x.shape[-1]) * math.prod(kernel)
     width = bits or 2
     zero = {None: 1, 2: 2, 4: 8, 8: 0}[bits]
     if packed.ndim > 2:  # a microcontroller's layout
@@ -106,11 +116,18 @@ def _packed_layer(place: int, operator: str, macs: int, inputs: list[Any], bits:
         name=_name(place, operator),
         kind=_kind(operator),
         bits=1.58 if bits is None else float(bits),
-        shape=(int(packed.shape[0]), int(columns)),
+        shape=_packed_shape(packed, x, columns, kernel),
         bytes=int(packed.nbytes),
         zero_fraction=float(np.mean(codes == zero)) if codes.size else 0.0,
         macs=macs,
     )
+
+
+def _packed_shape(packed: Any, x: Any, columns: int, kernel: Sequence[int]) -> tuple[int, ...]:
+    outputs = int(packed.shape[0])
+    if math.prod(kernel) == 1:
+        return (outputs, int(columns))
+    return (outputs, int(x.shape[1]), *(int(k) for k in kernel))
 
 
 def _plain_layer(place: int, operator: str, macs: int, weight: NDArray[Any]) -> LayerRecord:

@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 import edge.export.ops as ops
 from edge.export.lower.constants import added_constants, rounded_rows
-from edge.export.quantize import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.quantize import BitConv1d, BitConv1x1, BitConv2d, BitLinear, Int8Conv2d
 from edge.export.reason import first_line, in_user_code
 from edge.runtime.errors import Unsupported
 from edge.runtime.layouts import pack_layout
@@ -140,14 +140,17 @@ class FrozenConv1d(FrozenConv1x1):
 
 
 class FrozenConv2d(FrozenLayer):
-    """A k×k or depthwise convolution with int8 weights and one activation scale a sample."""
+    """A k×k or depthwise convolution with int8 or, without groups, ternary weights and one activation scale a sample."""
 
     kind: Kind = "conv2d"
     weight: Tensor
 
-    def __init__(self, codes: Tensor, scales: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> None:
-        super().__init__(8, scales, bias, -1.0)
-        self.register_buffer("weight", codes.to(torch.int8).contiguous())
+    def __init__(self, codes: Tensor, bits: float, scales: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> None:
+        super().__init__(bits, scales, bias, -1.0)
+        ternary = bits == 1.58
+        self.register_buffer("weight", ops.pack_taps(codes) if ternary else codes.to(torch.int8).contiguous())
+        self.in_channels = conv.in_channels
+        self.kernel = [int(k) for k in conv.kernel_size]
         self.stride = [int(s) for s in conv.stride]
         self.padding = _explicit_padding(conv)
         self.dilation = [int(d) for d in conv.dilation]
@@ -155,21 +158,15 @@ class FrozenConv2d(FrozenLayer):
 
     @property
     def codes(self) -> Tensor:
-        return self.weight
+        return self.weight if self.bits == 8 else ops.unpack_taps(self.weight, self.in_channels, self.kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = torch.ops.edge.conv2d_int8(
-            x,
-            self.weight,
-            self.scales,
-            self.bias,
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            ops.NONE,
-        )
+        layer = (x, self.weight, self.scales, self.bias, None)
+        geometry = (self.stride, self.padding, self.dilation)
+        if self.bits == 1.58:
+            y: Tensor = torch.ops.edge.ternary_conv2d(*layer, self.kernel, *geometry, ops.NONE)
+        else:
+            y = torch.ops.edge.conv2d_int8(*layer, *geometry, self.groups, ops.NONE)
         return y
 
 
@@ -254,9 +251,9 @@ def _freeze_layer(module: nn.Module) -> FrozenLayer | None:
             return FrozenConv1d(codes, module.bits, scales, module.bias, eps)
         down, across = module.stride
         return FrozenConv1x1(codes, module.bits, scales, module.bias, eps, (down, across))
-    if isinstance(module, Int8Conv2d):
+    if isinstance(module, Int8Conv2d | BitConv2d):
         codes, scales = module.codes_and_scales()
-        return FrozenConv2d(codes, scales, module.bias, module)
+        return FrozenConv2d(codes, module.bits, scales, module.bias, module)
     return None
 
 

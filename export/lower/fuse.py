@@ -132,6 +132,7 @@ class _GraphFuser:
             self._compact_constant,
             self._fold_activation,
             self._fold_residual,
+            self._fold_max_pool2d,
         ):
             for node in self._calls():
                 rewrite(node)
@@ -394,6 +395,19 @@ class _GraphFuser:
             self._replace(node, _name(source), tuple(arguments), source)
             self.graph.erase_node(source)
             return
+
+
+    def _fold_max_pool2d(self, node: Node) -> None:
+        """The pool behind a convolution is taken as its rows are made: its whole output is never held."""
+        if not is_edge_call(node, frozenset({"max_pool2d"})) or not is_edge_call(node.args[0], ops.CONVOLUTIONS):
+            return
+        source = node.args[0]
+        if len(source.users) != 1 or argument(source, "residual") is not None:
+            return
+        arguments = list(source.args)
+        del arguments[_position(source, "residual")]
+        self._replace(node, f"{_name(source)}_max_pool2d", (*arguments, *node.args[1:]), source)
+        self.graph.erase_node(source)
 
 
 def _with_defaults(node: Node, given: int, defaults: tuple[Any, ...]) -> tuple[Any, ...]:

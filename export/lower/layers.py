@@ -87,7 +87,7 @@ def _tables(frozen: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, Tensor]]]
 def _record(name: str, layer: nn.Module, table: Tensor, products: int) -> LayerRecord:
     if isinstance(layer, FrozenLayer):
         codes = layer.codes
-        weights = codes.numel() if layer.bits == 8 else codes.shape[0] * _packed_row(codes.shape[1], layer.bits)
+        weights = codes.numel() if layer.bits == 8 else codes.shape[0] * _packed_row(codes[0].numel(), layer.bits)
         extra = layer.scales.numel() + (0 if layer.bias is None else layer.bias.numel())
         kind, bits, stored = str(layer.kind), layer.bits, weights + 4 * extra
     else:

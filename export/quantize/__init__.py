@@ -6,7 +6,7 @@ The numerics are BitNet b1.58's (arXiv 2402.17764) with the median measure of ar
 
 from edge.export.quantize.attention import SplitAttention
 from edge.export.quantize.convert import quantized_layers, set_lambda, ternarize
-from edge.export.quantize.layers import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.quantize.layers import BitConv1d, BitConv1x1, BitConv2d, BitLinear, Int8Conv2d
 from edge.export.quantize.weights import BITS, MEASURES, QuantConfig, quantize_weight
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "MEASURES",
     "BitConv1d",
     "BitConv1x1",
+    "BitConv2d",
     "BitLinear",
     "Int8Conv2d",
     "QuantConfig",

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from edge.export.quantize.attention import SplitAttention
-from edge.export.quantize.layers import BitConv1d, BitConv1x1, BitLinear, Int8Conv2d
+from edge.export.quantize.layers import BitConv1d, BitConv1x1, BitConv2d, BitLinear, Int8Conv2d
 from edge.export.quantize.weights import QuantConfig
 from edge.runtime.errors import BadInput, Unsupported
 
-QuantizedLayer: TypeAlias = BitLinear | BitConv1x1 | Int8Conv2d
+QuantizedLayer: TypeAlias = BitLinear | BitConv1x1 | Int8Conv2d  # BitConv2d is an Int8Conv2d
+
+_STEM_CHANNELS = 4
+"""A convolution of so few input channels has few weights, and what it loses nothing behind it can bring back."""
 
 
 def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConfig | None = None) -> nn.Module:
@@ -22,7 +25,8 @@ def ternarize(model: nn.Module, keep: tuple[str, ...] = (), *, config: QuantConf
 
     `nn.Linear` becomes `BitLinear`; a 1x1 `nn.Conv2d` of any stride, without padding and groups, becomes `BitConv1x1`;
     an `nn.Conv1d` of kernel 1 and stride 1, without padding and groups, becomes `BitConv1d`. Every other `nn.Conv2d`
-    with zero padding, grouped 1x1 ones included, becomes `Int8Conv2d` where `config.conv` is "int8"; every other
+    with zero padding, grouped 1x1 ones included, becomes `Int8Conv2d` where `config.conv` is "int8"; where it is
+    "ternary", `BitConv2d` if it has one group and more than four input channels, else `Int8Conv2d`. Every other
     `nn.Conv1d` stays float. `nn.MultiheadAttention` is taken apart first. Subclasses of these layers are left alone:
     their own forward would be lost.
 
@@ -159,7 +163,19 @@ class _Converter:
                     measure=config.measure,
                 )
                 return _take_over(pointwise, module)
-            if config.conv == "int8":
+            if config.conv == "ternary" and module.groups == 1 and module.in_channels > _STEM_CHANNELS:
+                ternary = BitConv2d(
+                    module.in_channels,
+                    module.out_channels,
+                    module.kernel_size,  # type: ignore[arg-type]
+                    module.stride,  # type: ignore[arg-type]
+                    module.padding,  # type: ignore[arg-type]
+                    module.dilation,  # type: ignore[arg-type]
+                    module.bias is not None,
+                    measure=config.measure,
+                )
+                return _take_over(ternary, module)
+            if config.conv != "float":
                 conv = Int8Conv2d(
                     module.in_channels,
                     module.out_channels,

@@ -1,4 +1,5 @@
-"""Layers that train in float and compute with integers: `BitLinear`, `BitConv1x1`, `BitConv1d` and `Int8Conv2d`.
+"""Layers that train in float and compute with integers: `BitLinear`, `BitConv1x1`, `BitConv1d`, `Int8Conv2d` and
+`BitConv2d`.
 
 Each forward rounds weights and activations and lets gradients pass as if it had not (straight-through estimator,
 arXiv 1308.3432). `lambda_` phases the rounding in: value + lambda * (rounded - value). In evaluation mode with
@@ -220,11 +221,12 @@ class Int8Conv2d(nn.Conv2d):
     """
 
     bits = 8.0
+    measure = "median"
     lambda_ = 1.0
 
     def codes_and_scales(self) -> tuple[Tensor, Tensor]:
-        """(codes int8 [O, I/groups, kh, kw], scales float32 [O]) of the present weight: absmax / 127 an output."""
-        codes, scales = quantize_weight(self.weight.flatten(1), 8)
+        """(codes int8 [O, I/groups, kh, kw], scales float32 [O]) of the present weight; see `quantize_weight`."""
+        codes, scales = quantize_weight(self.weight.flatten(1), self.bits, self.measure)
         return codes.view_as(self.weight), scales
 
     def forward(self, x: Tensor) -> Tensor:
@@ -233,7 +235,7 @@ class Int8Conv2d(nn.Conv2d):
             return super().forward(x)
         with torch.no_grad():
             codes, x_scale = _round_activations(x, (1, 2, 3))
-            weight, scales = round_weight(self.weight.flatten(1), 8, "median")
+            weight, scales = round_weight(self.weight.flatten(1), self.bits, self.measure)
             weight = weight.view_as(self.weight)
         if not self.training and self.lambda_ == 1:
             y: Tensor = self._conv_forward(*_wide_enough(codes, weight), None).float()
@@ -243,3 +245,28 @@ class Int8Conv2d(nn.Conv2d):
         weight = _blend(self.weight, weight.mul_(scales.view(-1, 1, 1, 1)), self.lambda_)
         out: Tensor = self._conv_forward(x, weight, self.bias)
         return out
+
+
+class BitConv2d(Int8Conv2d):
+    """An `Int8Conv2d` without groups whose weights are ternary, with one step for all (see `quantize_weight`).
+
+    Args:
+        measure: step of a weight, "median" or "mean"; the others as `nn.Conv2d`.
+    """
+
+    bits = 1.58
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | str | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        bias: bool = True,
+        *,
+        measure: str = "median",
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, 1, bias)
+        self.measure = measure

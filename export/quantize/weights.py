@@ -16,7 +16,7 @@ BITS = (1.58, 2.0, 4.0, 8.0, 32.0)
 MEASURES = ("median", "mean")
 """What of |W| the ternary step is: the median (arXiv 2407.09527) or the mean (arXiv 2402.17764)."""
 
-CONVS = ("int8", "float")
+CONVS = ("int8", "ternary", "float")
 
 MIN_STEP = 1e-5
 """Smallest step of a weight and smallest absolute maximum of an activation."""
@@ -36,7 +36,8 @@ class QuantConfig:
         bits: bits a weight of linear layers and 1x1 convolutions: 1.58 (ternary), 2, 4, 8, or 32 for float.
         measure: the step of a ternary weight, "median" or "mean" of |W|.
         norm: normalize the input of every linear layer (no affine) before its activations are quantized.
-        conv: k x k, padded, grouped and depthwise convolutions become "int8" or stay "float"; only below 32 bits.
+        conv: k x k, padded, grouped and depthwise convolutions become "int8" or stay "float"; with "ternary" they
+            become ternary, but int8 where they have groups or few input channels. Only below 32 bits.
         keep: patterns (`fnmatch`) of dotted module names that stay in float, whole subtrees included; see `ternarize`.
         bitlinear_compat: the numerics of PyPI `bitlinear` 2.4.6 in linear layers, for checkpoints trained with it.
 
@@ -58,6 +59,8 @@ class QuantConfig:
             raise BadInput(f"--measure: expected one of {', '.join(MEASURES)}, found {self.measure!r}")
         if self.conv not in CONVS:
             raise BadInput(f"--conv: expected one of {', '.join(CONVS)}, found {self.conv!r}")
+        if self.conv == "ternary" and self.bits not in (1.58, 32):
+            raise BadInput(f"--conv ternary: exists for 1.58 bits only, found {self.bits:g} bits")
         if self.bitlinear_compat and self.bits not in (1.58, 32):
             raise BadInput(f"--bitlinear-compat: exists for 1.58 bits only, found {self.bits:g} bits")
         object.__setattr__(self, "bits", float(self.bits))

@@ -90,6 +90,15 @@ static void unmark_views(const edge_program *program, edge_model *model) {
   }
 }
 
+/* Two tensors that must have the same order, if both are tensors; whether it took a mark off. */
+static bool make_alike(edge_value *first, edge_value *second) {
+  if (first->kind != EDGE_TENSOR || second->kind != EDGE_TENSOR) return false;
+  if (first->as.tensor.channels_last == second->as.tensor.channels_last) return false;
+  unmark(first);
+  unmark(second);
+  return true;
+}
+
 /* Whether it took a mark off. */
 static bool unmark_call(const edge_call *call) {
   bool changed = false;
@@ -99,13 +108,11 @@ static bool unmark_call(const edge_call *call) {
     if (argument->kind != EDGE_TENSOR_LIST) continue;
     for (uint32_t j = 0; j < argument->count; ++j) changed = unmark(argument->as.tensors[j]) || changed;
   }
-  if (call->op->alike[0] == 0) return changed;
-  edge_value *first = call->args[call->op->alike[0]], *second = call->args[call->op->alike[1]];
-  if (first->kind == EDGE_TENSOR && second->kind == EDGE_TENSOR &&
-      first->as.tensor.channels_last != second->as.tensor.channels_last) {
-    unmark(first);
-    unmark(second);
-    changed = true;
+  if (call->op->alike[0] != 0) {
+    changed = make_alike(call->args[call->op->alike[0]], call->args[call->op->alike[1]]) || changed;
+  }
+  for (uint32_t i = 0; i < edge_first_output(call->op); ++i) {
+    if (edge_is_covered(call, i)) changed = make_alike(call->args[i], call->args[edge_first_output(call->op)]) || changed;
   }
   return changed;
 }

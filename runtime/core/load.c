@@ -183,6 +183,14 @@ edge_status edge_check_call(edge_call *call, uint32_t index) {
   return call->error->status;
 }
 
+bool edge_is_covered(const edge_call *call, uint32_t argument) {
+  if (!(call->op->covers >> argument & 1u) || call->args[argument]->kind != EDGE_TENSOR) return false;
+  const edge_tensor *input = &call->args[argument]->as.tensor;
+  const edge_tensor *output = &call->args[edge_first_output(call->op)]->as.tensor; /* `covers` promises that it is one */
+  return !input->constant && input->data != NULL && input->data == output->data && input->bytes == output->bytes &&
+         input->dtype == output->dtype;
+}
+
 uint32_t edge_tensor_count(const edge_value *value) {
   return value->kind == EDGE_TENSOR ? 1 : value->kind == EDGE_TENSOR_LIST ? value->count : 0;
 }

@@ -50,6 +50,9 @@ typedef struct edge_op {
   void (*pack)(edge_call *call);
   /* Bit i: tensor argument i may have its channels last, whatever the others have. */
   uint32_t channels_last;
+  /* Bit i: the output (the operator has one) may lie on tensor argument i, byte for byte: what it reads of it, it has
+   * read before it writes there. */
+  uint32_t covers;
   /* Two arguments (neither is 0) that must have the same order, if both are tensors; or 0, 0. */
   uint8_t alike[2];
 } edge_op;

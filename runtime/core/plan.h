@@ -8,8 +8,9 @@
  *   scratch  one region that every operator may use while it runs
  *
  * Promises to the operators: an output is a tensor or a list of tensors, is not constant, and shares no byte with an
- * input or another output of the same call; every tensor has data, in row-major order but for arguments that the
- * operator takes with channels last.
+ * input or another output of the same call, unless the operator says that it may cover that input (edge_op.covers): the
+ * two then have the same place, bytes, dtype and order. Every tensor has data, in row-major order but for arguments that
+ * the operator takes with channels last.
  */
 #ifndef EDGE_PLAN_H
 #define EDGE_PLAN_H
@@ -87,6 +88,9 @@ edge_status edge_load_value(const edge_program *program, uint32_t index, edge_va
 
 /* Whether `value` is among the first `count` value indices of `ports`. */
 bool edge_lists_value(const edge_program *program, const fb_vector *ports, uint32_t count, uint32_t value);
+
+/* Whether the output of a call lies on its tensor argument `argument` as the operator allows it. */
+bool edge_is_covered(const edge_call *call, uint32_t argument);
 
 /* NULL if the core does not have it. */
 const edge_op *edge_find_operator(const edge_program *program, const edge_stored_operator *stored);

@@ -82,10 +82,10 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]  # generic from clic
 )
 @click.option(
     "--conv",
-    type=click.Choice(["int8", "float"]),
+    type=click.Choice(["int8", "ternary", "float"]),
     default="int8",
     show_default=True,
-    help="Weights of k×k and depthwise convolutions.",
+    help="Weights of k×k and depthwise convolutions; ternary leaves depthwise ones and those of an image in int8.",
 )
 @click.option(
     "--attention",

@@ -34,6 +34,8 @@ def test_messages_name_options_as_they_are_typed(tmp_path: Path) -> None:
             formats(tmp_path, **options)
     with pytest.raises(BadInput, match="--bitlinear-compat: exists for 1.58 bits only, not for 4"):
         formats(tmp_path, bits=4, bitlinear_compat=True)
+    with pytest.raises(BadInput, match="--conv ternary: exists for 1.58 bits only, not for 4"):
+        formats(tmp_path, bits=4, conv="ternary")
     with pytest.raises(BadInput, match="--license: 201 characters; at most 200"):
         formats(tmp_path, license="x" * 201)
     with pytest.raises(BadInput, match="--formats: gguf: expected some of pte, tflite, onnx"):

@@ -43,6 +43,11 @@ def value(p: Handmade, argument: Any) -> int:
             return p.constant(argument)
 
 
+def without_residual(arguments: list[Any], place: int) -> list[Any]:
+    assert arguments[place] is None
+    return arguments[:place] + arguments[place + 1 :]
+
+
 class Cases:
     """Random arguments for each operator."""
 
@@ -140,6 +145,18 @@ class Cases:
             packed = pack_layout(codes.transpose(0, 2, 3, 1).reshape(len(codes), -1), str(self.random.choice(LAYOUTS)))
         return [self.input(*x), packed, self.scales(weight[0]), self.maybe(weight[0]), None,
                 list(weight[2:]), *geometry[:3], self.activation()]  # fmt: skip
+
+    def pool(self) -> list[Any]:
+        return [[2, 3], [1, 2], [1, 1], [1, 1], bool(self.random.random() < 0.5)]
+
+    def conv2d_max_pool2d(self) -> list[Any]:
+        return without_residual(self.conv2d(), 3) + self.pool()
+
+    def conv2d_int8_max_pool2d(self) -> list[Any]:
+        return without_residual(self.conv2d_int8(), 4) + self.pool()
+
+    def ternary_conv2d_max_pool2d(self) -> list[Any]:
+        return without_residual(self.ternary_conv2d(), 4) + self.pool()
 
     def layer_norm(self) -> list[Any]:
         k = self.size(100)

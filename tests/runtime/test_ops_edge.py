@@ -194,6 +194,78 @@ def test_eager_ternary_conv2d_has_the_same_bits() -> None:
         assert np.array_equal(bits(eager.numpy() + 0), bits(run("ternary_conv2d", args, tuple(eager.shape)) + 0))
 
 
+def pooled_convolutions(rng: np.random.Generator, count: int):
+    """Arguments of (name, convolution before the residual, behind it, pool)."""
+    for b, c, o, groups, kernel, size, geometry, _ in convolutions(rng, count):
+        kind = str(rng.choice(["conv2d", "conv2d_int8", "ternary_conv2d"]))
+        x, scales = spoil(rng, normal(rng, b, c, *size) * 4), normal(rng, o if rng.random() < 0.5 else 1)
+        rest = [*geometry, some(rng, 10) - 1]
+        if kind == "conv2d":
+            layer = [x, normal(rng, o, c // groups, *kernel), optional(rng, o)]
+        elif kind == "conv2d_int8":
+            codes = rng.integers(-128, 128, size=(o, c // groups, *kernel)).astype(np.int8)
+            layer = [x, codes, scales, optional(rng, o)]
+        else:
+            packed = reference.pack_taps(rng.integers(-1, 2, size=(o, c, *kernel)).astype(np.int8))
+            layer, rest = [x, packed, scales, optional(rng, o)], [kernel, *geometry[:3], rest[-1]]
+        made = [(size[d] + 2 * geometry[1][d] - geometry[2][d] * (kernel[d] - 1) - 1) // geometry[0][d] + 1
+                for d in range(2)]  # fmt: skip
+        window = [min(some(rng, 4), made[d]) for d in range(2)]
+        wide = [2 if (n - 1) // 2 >= w - 1 and rng.random() < 0.3 else 1 for n, w in zip(made, window, strict=True)]
+        stride = [] if rng.random() < 0.2 else [some(rng, 4), some(rng, 4)]
+        padding = [int(rng.integers(0, w // 2 + 1)) for w in window]
+        yield kind, layer, rest, [window, stride, padding, wide, bool(rng.random() < 0.5)], (b, o, *made)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_convolution_with_a_pool(threads: int) -> None:
+    """The two operators one after the other, and the oracle, bit by bit."""
+    rng = np.random.default_rng(11)
+    for kind, layer, rest, pool, shape in pooled_convolutions(rng, 150):
+        wanted = getattr(reference, f"{kind}_max_pool2d")(*layer, *rest, *pool)
+        got = np.full(wanted.shape, 113, dtype=np.float32)
+        run_op(f"edge::{kind}_max_pool2d.out", [*layer, *rest, *pool, got], threads)
+        assert np.array_equal(bits(got), bits(wanted))
+        apart = run("max_pool2d", [run(kind, [*layer, None, *rest], shape), *pool], wanted.shape)
+        assert np.array_equal(bits(got), bits(apart))
+
+
+def test_threads_share_a_convolution_with_a_pool() -> None:
+    """Large enough that each thread gets rows, with windows that reach into its neighbour's."""
+    rng = np.random.default_rng(12)
+    x, weight = normal(rng, 2, 16, 40, 36), rng.integers(-1, 2, size=(70, 16, 3, 3)).astype(np.int8)
+    calls = {
+        "conv2d": ([x, weight.astype(np.float32), None], [[1, 1], [1, 1], [1, 1], 1, 1]),
+        "conv2d_int8": ([x, weight, normal(rng, 70), None], [[1, 1], [1, 1], [1, 1], 1, 1]),
+        "ternary_conv2d": ([x, reference.pack_taps(weight), normal(rng, 70), None],
+                           [[3, 3], [1, 1], [1, 1], [1, 1], 1]),
+    }  # fmt: skip
+    for kind, (layer, rest) in calls.items():
+        for pool in ([[3, 3], [2, 2], [1, 1], [1, 1], False], [[5, 2], [1, 2], [2, 0], [2, 1], True]):
+            apart = run(kind, [*layer, None, *rest], (2, 70, 40, 36))
+            shape = reference.max_pool2d(apart, *pool).shape
+            wanted = run("max_pool2d", [apart, *pool], shape)
+            for threads in (1, 2, 5):
+                got = np.full(shape, 113, dtype=np.float32)
+                run_op(f"edge::{kind}_max_pool2d.out", [*layer, *rest, *pool, got], threads)
+                assert np.array_equal(bits(got), bits(wanted)), (kind, pool, threads)
+
+
+def test_eager_convolutions_with_a_pool() -> None:
+    pytest.importorskip("edge.export.ops")
+    rng = np.random.default_rng(13)
+    for kind, layer, rest, pool, _ in pooled_convolutions(rng, 60):
+        if not tame(layer[0]) or rest[-1] > 1:
+            continue
+        args = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in [*layer, *rest, *pool]]
+        eager = getattr(torch.ops.edge, f"{kind}_max_pool2d")(*args).numpy()
+        got = run(f"{kind}_max_pool2d", [*layer, *rest, *pool], eager.shape)
+        if kind == "conv2d":
+            np.testing.assert_allclose(got, eager, rtol=1e-4, atol=1e-4)
+        else:
+            assert np.array_equal(bits(got + 0), bits(eager + 0))
+
+
 def test_quantizing_a_large_sample_does_not_overflow(tmp_path: Path) -> None:
     """17 million codes of 127 add up to more than an int32 holds, which C leaves undefined for signed ones."""
     (tmp_path / "main.c").write_text(

@@ -43,6 +43,17 @@ CALLS: dict[str, list] = {
         *[IMAGE, np.zeros((2, 9), dtype=np.uint8), floats(2), floats(2), floats(1, 2, 6, 6)],
         *[[3, 3], ONES, ONES, ONES, 1, floats(1, 2, 6, 6)],
     ],
+    "edge::conv2d_max_pool2d.out": [
+        *[IMAGE, WEIGHT, floats(2), ONES, ONES, ONES, 1, 1, [3, 3], [2, 2], ONES, ONES, False, floats(1, 2, 3, 3)],
+    ],
+    "edge::conv2d_int8_max_pool2d.out": [
+        *[IMAGE, WEIGHT.astype(np.int8), floats(2), floats(2), ONES, ONES, ONES, 1, 1],
+        *[[3, 3], [2, 2], ONES, ONES, False, floats(1, 2, 3, 3)],
+    ],
+    "edge::ternary_conv2d_max_pool2d.out": [
+        *[IMAGE, np.zeros((2, 9), dtype=np.uint8), floats(2), floats(2), [3, 3], ONES, ONES, ONES, 1],
+        *[[3, 3], [2, 2], ONES, ONES, False, floats(1, 2, 3, 3)],
+    ],
     "edge::layer_norm.out": [X, floats(4), floats(4), 1e-5, Y],
     "edge::attention.out": [IMAGE, IMAGE, IMAGE, floats(6, 6), 0.5, True, floats(1, 4, 6, 6)],
     "edge::attention_qkv.out": [floats(2, 3, 24), 2, 0.5, True, floats(2, 3, 8)],

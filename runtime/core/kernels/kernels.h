@@ -50,7 +50,7 @@ typedef struct edge_epilogue {
 /* A matrix of float outputs, and the residual that is added to it: element (row, n) is at row * row_step + n * step. */
 typedef struct edge_output_view {
   float *data;
-  const float *residual; /* same steps, or NULL */
+  const float *residual; /* same steps, or NULL; where products are of integers it may be `data` itself */
   size_t row_step;
   size_t step;
 } edge_output_view;
@@ -170,7 +170,7 @@ typedef void (*edge_f32_gemm_fn)(size_t rows, size_t n, size_t k, edge_matrix a,
                                  int activation, const edge_output_view *out);
 
 /* out = (x - mean) * rstd * weight + bias over each of `rows` <= EDGE_TOKEN_BLOCK rows of k values, which follow each
- * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. */
+ * other; a row's mean and rstd are also written if not NULL: scalar/f32_layer_norm.c. In place if out == x. */
 typedef void (*edge_f32_layer_norm_fn)(size_t rows, size_t k, const float *x, const float *weight, const float *bias,
                                        float eps, float *out, float *mean, float *rstd);
 

@@ -109,6 +109,7 @@ static edge_status run_embedding(edge_call *call) {
   return EDGE_OK;
 }
 
-const edge_op edge_op_edge_add_quantized = {"edge::add_quantized.out", 4, 1, check_add_quantized, run_add_quantized};
+const edge_op edge_op_edge_add_quantized = {"edge::add_quantized.out", 4, 1, check_add_quantized, run_add_quantized,
+                                             .covers = 1u << 0};
 const edge_op edge_op_edge_sequence_pool = {"edge::sequence_pool.out", 4, 1, check_sequence_pool, run_sequence_pool};
 const edge_op edge_op_aten_embedding = {"aten::embedding.out", 6, 1, check_embedding, run_embedding};

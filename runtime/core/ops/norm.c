@@ -172,7 +172,8 @@ static edge_status check_batch_norm_no_training(edge_call *call) {
 }
 static edge_status run_batch_norm_no_training(edge_call *call) { return run_batch_norm(call, 6, 7); }
 
-const edge_op edge_op_edge_layer_norm = {"edge::layer_norm.out", 5, 1, check_layer_norm, run_layer_norm};
+const edge_op edge_op_edge_layer_norm = {"edge::layer_norm.out", 5, 1, check_layer_norm, run_layer_norm,
+                                          .covers = 1u << 0};
 const edge_op edge_op_aten_native_layer_norm = {"aten::native_layer_norm.out", 8, 3, check_native_layer_norm,
                                                 run_native_layer_norm};
 const edge_op edge_op_aten_native_batch_norm = {"aten::native_batch_norm.out", 11, 3, check_native_batch_norm,

@@ -13,7 +13,8 @@ extern "C" {
   X(edge_ternary_linear) X(edge_int_linear) X(edge_ternary_conv1x1) X(edge_int_conv1x1) X(edge_conv2d_int8)   \
   X(edge_ternary_conv2d)                                                                                      \
   X(edge_linear) X(edge_conv2d) X(edge_layer_norm) X(edge_attention) X(edge_attention_qkv) X(edge_attention_int8) \
-  X(edge_attention_qkv_int8) X(edge_max_pool2d) \
+  X(edge_attention_qkv_int8) X(edge_max_pool2d) X(edge_conv2d_max_pool2d) X(edge_conv2d_int8_max_pool2d)      \
+  X(edge_ternary_conv2d_max_pool2d)                                                                           \
   X(edge_add_quantized) X(edge_sequence_pool)
 
 /* Portable ATen operators, for programs exported by plain ExecuTorch. */

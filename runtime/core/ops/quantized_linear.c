@@ -227,13 +227,16 @@ static edge_status check_int_conv1x1(edge_call *call) { return check(call, &int_
 static edge_status run_int_conv1x1(edge_call *call) { return run(call, &int_conv1x1); }
 static void pack_int_conv1x1(edge_call *call) { pack(call, &int_conv1x1); }
 
+/* Blocks of tokens are quantized before their outputs are written: those may be in the same place, where they are as
+ * many. A residual is read where the output is written. */
+#define COVERS .covers = 1u << X | 1u << RESIDUAL
 /* The convolutions take x (0), the residual (4) and the output in either order. */
-#define CONVOLUTION(out) .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
+#define CONVOLUTION(out) COVERS, .channels_last = 1u << X | 1u << RESIDUAL | 1u << (out), .alike = {RESIDUAL, out}
 
 const edge_op edge_op_edge_ternary_linear = {"edge::ternary_linear.out", 9, 1, check_ternary_linear,
-                                             run_ternary_linear, pack_ternary_linear};
+                                             run_ternary_linear, pack_ternary_linear, COVERS};
 const edge_op edge_op_edge_int_linear = {"edge::int_linear.out", 9, 1, check_int_linear, run_int_linear,
-                                         pack_int_linear};
+                                         pack_int_linear, COVERS};
 const edge_op edge_op_edge_ternary_conv1x1 = {"edge::ternary_conv1x1.out", 8, 1, check_ternary_conv1x1,
                                               run_ternary_conv1x1, pack_ternary_conv1x1, CONVOLUTION(7)};
 const edge_op edge_op_edge_int_conv1x1 = {"edge::int_conv1x1.out", 9, 1, check_int_conv1x1, run_int_conv1x1,

@@ -28,7 +28,8 @@ def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
     counts = compared([*run, program], seed=1, cases=120)
     assert counts.keys() == isas
     for isa, kernels in counts.items():
-        expected = INTEGER_GEMMS | (
+        expected = INTEGER_GEMMS | {"qd8_f32_qc2w_conv2d"}
+        expected |= (
             FLOATS | {"qd8_f32_qc8w_conv2d", "qd8_attention"} if architecture == "aarch64" else set()
         )
         assert kernels.keys() >= expected, isa

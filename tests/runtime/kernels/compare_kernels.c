@@ -198,9 +198,8 @@ static void conv_shape(const edge_conv2d *c, const char *rest) {
 }
 
 /* The whole way of one table: quantize, pack, and the output rows first .. last - 1. */
-static bool quantized_conv_by(const edge_kernels *kernels, const float *x, bool channels_last, const int8_t *weight,
-                              edge_qd8_conv2d *job, size_t first, size_t last) {
-  const edge_qd8_conv2d_weights *kernel = &kernels->qd8_f32_qc8w_conv2d;
+static bool quantized_conv_by(const edge_qd8_conv2d_weights *kernel, const float *x, bool channels_last,
+                              const void *weight, edge_qd8_conv2d *job, size_t first, size_t last) {
   job->weight = weight;
   if (kernel->packed_bytes != NULL) {
     const size_t packed_bytes = kernel->packed_bytes(&job->shape);
@@ -212,16 +211,28 @@ static bool quantized_conv_by(const edge_kernels *kernels, const float *x, bool 
   void *image = room(kernel->image_bytes(&job->shape), 0);
   kernel->quantize(&job->shape, x, channels_last, image, &job->row);
   job->image = image;
+  if (kernel->scratch_bytes != NULL) job->scratch = room(kernel->scratch_bytes(&job->shape), 0);
   kernel->run(job, first, last);
   return true;
 }
 
-static bool quantized_conv(const edge_kernels *tested) {
+/* Ternary convolutions have no groups. */
+static void in_one_group(edge_conv2d *conv) {
+  if (conv->groups == 1) return;
+  conv->groups = 1;
+  if (conv->channels > 40) conv->channels = 40;
+  if (conv->out_channels > 40) conv->out_channels = 40;
+}
+
+static bool quantized_conv(const edge_qd8_conv2d_weights *reference, const edge_qd8_conv2d_weights *tested, int bits) {
   edge_qd8_conv2d job = {.shape = random_conv()};
+  if (bits == 2) in_one_group(&job.shape);
   const size_t outputs = conv_outputs(&job.shape), rows = (size_t)job.shape.out_height;
   const float *x = random_floats(conv_inputs(&job.shape), true);
-  uint8_t *weight = room(conv_weights(&job.shape), one_in(2) ? between(0, 63) : 0);
-  fill_weights(weight, conv_weights(&job.shape), 8);
+  const size_t taps = conv_weights(&job.shape) / (size_t)job.shape.out_channels;
+  const size_t weight_bytes = (size_t)job.shape.out_channels * (bits == 2 ? (taps + 3) / 4 : taps);
+  uint8_t *weight = room(weight_bytes, one_in(2) ? between(0, 63) : 0);
+  fill_weights(weight, weight_bytes, bits);
   job.epilogue = random_epilogue((size_t)job.shape.out_channels, false);
   const bool in_last = one_in(2), out_last = one_in(2);
   job.out.row_step = out_last ? (size_t)job.shape.out_channels : 1;
@@ -235,13 +246,20 @@ static bool quantized_conv(const edge_kernels *tested) {
            job.out.residual != NULL ? ", residual" : "");
   conv_shape(&job.shape, rest);
   job.out.data = expected;
-  quantized_conv_by(scalar, x, in_last, (const int8_t *)weight, &job, first, last);
+  quantized_conv_by(reference, x, in_last, weight, &job, first, last);
   scale = job.row.scale;
   job.out.data = got;
-  if (!quantized_conv_by(tested, x, in_last, (const int8_t *)weight, &job, first, last)) return false;
+  if (!quantized_conv_by(tested, x, in_last, weight, &job, first, last)) return false;
   compare_floats("the scale of the sample: value", 1, &scale, &job.row.scale);
   compare_floats("output", compared, expected, got);
   return true;
+}
+
+static bool int8_conv(const edge_kernels *tested) {
+  return quantized_conv(&scalar->qd8_f32_qc8w_conv2d, &tested->qd8_f32_qc8w_conv2d, 8);
+}
+static bool ternary_conv(const edge_kernels *tested) {
+  return quantized_conv(&scalar->qd8_f32_qc2w_conv2d, &tested->qd8_f32_qc2w_conv2d, 2);
 }
 
 /* A convolution whose kernel is 1 x 1 and whose pixels lie side by side. */
@@ -458,7 +476,8 @@ static const kernel kernels[] = {
     {"qd8_f32_qc2w", gemm_2},
     {"qd8_f32_qc4w", gemm_4},
     {"qd8_f32_qc8w", gemm_8},
-    {"qd8_f32_qc8w_conv2d", quantized_conv},
+    {"qd8_f32_qc8w_conv2d", int8_conv},
+    {"qd8_f32_qc2w_conv2d", ternary_conv},
     {"f32_gemm", float_gemm},
     {"f32_conv2d", float_conv},
     {"f32_layer_norm", layer_norm},
@@ -479,6 +498,7 @@ static bool shared_with_scalar(const edge_kernels *t, size_t i) {
       t->qd8_f32_qc8w.run == scalar->qd8_f32_qc8w.run,
       t->qd8_f32_qc8w_conv2d.run == scalar->qd8_f32_qc8w_conv2d.run &&
           t->qd8_f32_qc8w_conv2d.quantize == scalar->qd8_f32_qc8w_conv2d.quantize,
+      t->qd8_f32_qc2w_conv2d.run == scalar->qd8_f32_qc2w_conv2d.run,
       t->f32_gemm == scalar->f32_gemm,
       t->f32_conv2d.run == scalar->f32_conv2d.run,
       t->f32_layer_norm == scalar->f32_layer_norm,

@@ -6,6 +6,7 @@
 
 #include "kernels/avx2/vector__avx2.h"
 #include "kernels/scalar/scalar.h"
+#include "kernels/simd/qc2w_conv2d.h"
 
 EDGE_TARGET_BEGIN(EDGE_AVX2)
 
@@ -31,7 +32,7 @@ EDGE_TARGET_END
       .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                     \
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                     \
       .qd8_f32_qc8w_conv2d = EDGE_CONV2D_AS(convolution, name),          \
-      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,                 \
+      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D(name),                  \
       .f32_gemm = gemm__avx2,                                            \
       .f32_conv2d = EDGE_F32_CONV2D(avx2),                               \
       .f32_layer_norm = layer_norm__avx2,                                \
@@ -41,8 +42,10 @@ EDGE_TARGET_END
       .qd8_attention = EDGE_ATTENTION(name),                             \
   }
 
+EDGE_DEFINE_TERNARY_CONV2D(avx2, edge_qd8_conv2d_image_bytes__avx2, edge_qd8_conv2d_quantize__avx2)
 EDGE_TABLE(avx2, winograd);
 #if defined(EDGE_HAS_AVXVNNI)
+EDGE_DEFINE_TERNARY_CONV2D(avxvnni, edge_qd8_conv2d_image_bytes__avxvnni, edge_qd8_conv2d_quantize__avxvnni)
 EDGE_TABLE(avxvnni, qd8_conv2d);
 #endif
 

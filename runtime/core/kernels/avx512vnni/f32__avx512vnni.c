@@ -5,6 +5,7 @@
 
 #include "kernels/avx512vnni/vector__avx512vnni.h"
 #include "kernels/scalar/scalar.h"
+#include "kernels/simd/qc2w_conv2d.h"
 
 EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 
@@ -21,6 +22,9 @@ EDGE_TARGET_BEGIN(EDGE_AVX512VNNI)
 
 EDGE_TARGET_END
 
+EDGE_DEFINE_TERNARY_CONV2D(avx512vnni, edge_qd8_conv2d_image_bytes__avx512vnni,
+                           edge_qd8_conv2d_quantize__avx512vnni)
+
 const edge_kernels edge_kernels_avx512vnni = {
     .isa = "avx512vnni",
     .f32_qd8_quantize = quantize__avx512vnni,
@@ -29,7 +33,7 @@ const edge_kernels edge_kernels_avx512vnni = {
     .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, avx512vnni),
     .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, avx512vnni),
     .qd8_f32_qc8w_conv2d = EDGE_CONV2D(avx512vnni),
-    .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,
+    .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D(avx512vnni),
     .f32_gemm = gemm__avx512vnni,
     .f32_conv2d = EDGE_F32_CONV2D(avx512vnni),
     .f32_layer_norm = layer_norm__avx512vnni,

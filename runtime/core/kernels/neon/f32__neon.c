@@ -4,6 +4,7 @@
 #if defined(EDGE_HAS_NEON)
 
 #include "kernels/scalar/scalar.h"
+#include "kernels/simd/qc2w_conv2d.h"
 
 #if defined(__aarch64__)
 #include "kernels/neon/vector__neon.h"
@@ -59,12 +60,41 @@
       .qd8_f32_qc4w = EDGE_GEMM(qd8_f32_qc4w, name),                           \
       .qd8_f32_qc8w = EDGE_GEMM(qd8_f32_qc8w, name),                           \
       .qd8_f32_qc8w_conv2d = EDGE_CONVOLUTION(convolution),                    \
-      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D_SCALAR,                       \
+      .qd8_f32_qc2w_conv2d = EDGE_TERNARY_CONV2D(name),                        \
       .qd8_attention = EDGE_ATTENTION(convolution),                            \
   }
 
+#if defined(__aarch64__)
+#define EDGE_IMAGE(isa) edge_qd8_conv2d_image_bytes__##isa, edge_qd8_conv2d_quantize__##isa
+#else
+#define EDGE_IMAGE(isa) plain_image_bytes, plain_quantize
+/* Without vectors; the same image. */
+static size_t plain_image_bytes(const edge_conv2d *shape) {
+  const taps_layout layout = taps_layout_of(shape);
+  return layout.across * layout.down * layout.channels;
+}
+static void plain_quantize(const edge_conv2d *shape, const float *x, bool channels_last, void *image, edge_row *row) {
+  const taps_layout layout = taps_layout_of(shape);
+  const size_t plane = (size_t)shape->height * (size_t)shape->width, width = (size_t)shape->width;
+  const size_t step = channels_last ? layout.channels : 1, channel = channels_last ? 1 : plane;
+  *row = edge_scale_of_sample(x, layout.channels * plane);
+  memset(image, 0, layout.across * layout.down * layout.channels);
+  for (size_t y = 0; y < (size_t)shape->height; ++y) {
+    const size_t first = (y + (size_t)shape->padding_h) * layout.across + (size_t)shape->padding_w;
+    int8_t *to = (int8_t *)image + first * layout.channels;
+    for (size_t i = 0; i < width; ++i) {
+      const float *from = x + (y * width + i) * step;
+      for (size_t c = 0; c < layout.channels; ++c) *to++ = edge_code_of(from[c * channel], row->scale, -127.0f);
+    }
+  }
+}
+#endif
+
+EDGE_DEFINE_TERNARY_CONV2D(neon, EDGE_IMAGE(neon))
 EDGE_TABLE(neon, neon);
 #if defined(__aarch64__)
+EDGE_DEFINE_TERNARY_CONV2D(neon_dotprod, EDGE_IMAGE(neon_dotprod))
+EDGE_DEFINE_TERNARY_CONV2D(neon_i8mm, EDGE_IMAGE(neon_dotprod))
 EDGE_TABLE(neon_dotprod, neon_dotprod);
 EDGE_TABLE(neon_i8mm, neon_dotprod);
 #endif
