@@ -1,4 +1,4 @@
-"""The firmware on emulated boards, with every operator of the core, as the protocol's tests want it."""
+"""The firmware on emulated boards, as the protocol's tests want it: with the operators of two small programs."""
 
 from __future__ import annotations
 
@@ -6,28 +6,39 @@ from dataclasses import replace
 from pathlib import Path
 
 from edge.firmware_bridge.board import Board, find_board
-from edge.firmware_bridge.compile import FIRMWARE, build_elf
+from edge.firmware_bridge.compile import build_elf
 from edge.firmware_bridge.emulate.board import EmulatedBoard
 from edge.firmware_bridge.emulate.unicorn_board import UnicornBoard
 from edge.firmware_bridge.image import read_image
-from edge.firmware_bridge.monocypher_source import FLAGS, monocypher_folder
+from edge.firmware_bridge.operators import operator_symbols
 from edge.firmware_bridge.port import EmulatedPort
+from edge.firmware_bridge.sources import FLAGS, firmware_parts
 from edge.firmware_bridge.storage import Layout
-from edge.firmware_bridge.toolchain import Source, find_toolchain
+from edge.firmware_bridge.toolchain import find_toolchain
+from edge.runtime._core import Program
 from tests.conftest import made_once, source_hash
-from tests.runtime.compilers import CORE
+from tests.runtime.programs import program_folder
 
-_SOURCES = ("runtime/core/**/*.[ch]", "firmware_bridge/**/*.[chi]*", "firmware_bridge/**/*.toml")
+PROGRAMS = ("mlp", "cnn")
+"""Whose operators the firmware has."""
+
+_SOURCES = (
+    "runtime/core/**/*.[ch]",
+    "firmware_bridge/**/*.[chi]*",
+    "firmware_bridge/**/*.toml",
+    "tests/firmware_bridge/emulated.py",
+)
 
 
 def board(name: str = "mps2-an386") -> Board:
-    """A board with a larger stack: the program's check of all operators is not cut to the model."""
-    return replace(find_board(name), stack_bytes=16384)
+    """A board with a larger stack than most models need, and storage as a small microcontroller has it."""
+    found = find_board(name)
+    return replace(found, stack_bytes=8192, storage=replace(found.storage, bytes=0x30000, erase_bytes=1024))
 
 
 def layout(name: str = "mps2-an386") -> Layout:
     """Of its storage."""
-    shape = find_board(name).storage
+    shape = board(name).storage
     return Layout(shape.bytes, shape.erase_bytes)
 
 
@@ -36,18 +47,23 @@ def firmware(name: str = "mps2-an386") -> Path:
     made = board(name)
 
     def make(folder: Path) -> None:
-        kernels = CORE / "kernels"
-        core = [*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("learn/*.c"), *kernels.glob("*.c")]
-        for isa in ("scalar", "micro", "armv7e_m_dsp"):
-            core += (kernels / isa).glob("*.c")
-        protocol = [*(FIRMWARE / "protocol").glob("*.c"), FIRMWARE / "start/main.c"]
-        monocypher = monocypher_folder()
-        sources = [Source(path, ("-Os",)) for path in sorted([*core, *protocol])]
-        sources.append(Source(monocypher / "monocypher.c", ("-Os", *FLAGS)))
-        toolchain = find_toolchain("zig", made.cpu)
-        include = [CORE, FIRMWARE / "protocol", monocypher]
-        flags = ("-DEDGE_NO_THREADS", "-DEDGE_BARE_METAL")
-        build_elf(made, toolchain, sources, folder / "firmware.elf", include=include, flags=flags)
+        used = {
+            op
+            for name in PROGRAMS
+            for op, _, _ in Program((program_folder() / f"{name}.pte").read_bytes()).instructions
+        }
+        operators = tuple(name for name in operator_symbols() if name in used)
+        assert len(operators) == len(used)
+        parts = firmware_parts(made, operators, learning=True)
+        build_elf(
+            made,
+            find_toolchain("zig", made.cpu),
+            parts.sources,
+            folder / "firmware.elf",
+            include=parts.include,
+            flags=FLAGS,
+            left_out=parts.left_out,
+        )
 
     return made_once(f"protocol-firmware-on-{name}", source_hash(*_SOURCES), make) / "firmware.elf"
 
