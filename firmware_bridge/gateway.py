@@ -250,8 +250,8 @@ class Gateway:
             LinkLost: there is no such board, another client has it, or it does not answer.
             Refused: it runs no model.
         """
-        from edge.firmware_bridge.remote_model import model_of
         from edge.firmware_bridge.device import Device
+        from edge.firmware_bridge.remote_model import model_of
 
         port = self.port(name)
         try:

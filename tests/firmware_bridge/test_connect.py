@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.firmware_bridge.remote_model import RemoteModel, model_of
 from edge.firmware_bridge.device import Device
 from edge.firmware_bridge.errors import Refused
+from edge.firmware_bridge.remote_model import RemoteModel, model_of
 from edge.firmware_bridge.signature import FirmwareKey
 from edge.firmware_bridge.slot_image import slot_image
 from edge.runtime import load
