@@ -18,7 +18,7 @@ import struct
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def _array(name: str, values: NDArray[Any]) -> str:
 def core_sources() -> list[Source]:
     """The core's files; the linker leaves out what no case needs."""
     names = ["dtype.c", "error.c", "threads.c"]
-    names += [f"ops/{name}.c" for name in ("args", "edge_args", "quantized_conv", "quantized_linear", "table", "weights")]
+    names += [f"ops/{name}.c" for name in ("args", "edge_args", "convolution", "quantized_linear", "table", "weights")]
     return [Source(path) for path in (*(CORE / name for name in names), *sorted(CORE.glob("kernels/**/*.c")))]
 
 
@@ -178,6 +178,9 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
         EdgeError: It does not build or run, or gives another result.
     """
     board = find_board(board_name)
+    if board.flash.holds(board.storage.origin):  # a case's weights are in the code's part of the flash
+        storage = replace(board.storage, origin=board.flash.end - 4 * board.storage.erase_bytes)
+        board = replace(board, storage=replace(storage, bytes=4 * board.storage.erase_bytes))
     toolchain = find_toolchain(toolchain_name, board.cpu)
     # A folder each: compiled files are kept by the path of what they include.
     folder = Path(tempfile.mkdtemp(dir=folder))

@@ -25,6 +25,7 @@ def board_config(board: Board) -> str:
         "EDGE_STORAGE_ERASE_BYTES": board.storage.erase_bytes,
         "EDGE_STORAGE_PROGRAM_BYTES": board.storage.program_bytes,
         "EDGE_STACK_BYTES": board.stack_bytes,
+        "EDGE_STORAGE_LEARNED_BYTES": board.storage.learned_bytes,
         "EDGE_RAM_BYTES": board.ram.bytes,
         "EDGE_UART_BASE": board.uart.base,
         "EDGE_UART_IRQ": board.uart.irq,
@@ -65,14 +66,15 @@ def board_parts(board: Board) -> dict[str, list[Source]]:
     }
 
 
-def generated(name: str, text: str) -> Path:
-    """A folder of the cache that holds the file `name` with this text and nothing else."""
-    folder = cache_dir() / "firmware" / "generated" / hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()[:32]
+def generated(name: str, content: str | bytes) -> Path:
+    """A folder of the cache that holds the file `name` with this content and nothing else."""
+    data = content.encode() if isinstance(content, str) else content
+    folder = cache_dir() / "firmware" / "generated" / hashlib.sha256(name.encode() + b"\0" + data).hexdigest()[:32]
     path = folder / name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(data)
     return folder
 
 

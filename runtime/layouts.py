@@ -19,8 +19,6 @@ LAYOUTS = ("rows", "pairs", "trits", "planes")
 # Column of the eight that the lanes of each step of a word in `pairs` hold.
 _PAIR_COLUMNS = ((0, 2), (1, 3), (4, 6), (5, 7))
 
-# What w + 1 of each of the five columns of a byte in `trits` is multiplied by.
-_PLACES = np.array([1, 3, 9, 28, 84], np.uint8)
 
 
 def layout_of(packed: U8) -> str:
@@ -138,7 +136,8 @@ def _passes(groups: int) -> list[tuple[int, int]]:
 
 def _trits(codes: U8) -> U8:
     digits = _padded(codes, 5).reshape(codes.shape[0], -1, 5)
-    sums = np.asarray(digits @ _PLACES, np.uint8)
+    low, block = digits[..., :3] @ np.array([1, 3, 9], np.uint8), digits[..., 3] + 3 * digits[..., 4]
+    sums = np.asarray(14 * block + low + np.where(low >= 14, 112, 0), np.uint8)
     return np.concatenate([np.zeros(0, np.uint8), *(sums[:, at : at + w].ravel() for at, w in _passes(sums.shape[1]))])
 
 
@@ -147,9 +146,10 @@ def _from_trits(packed: U8, k: int) -> U8:
     flat, sums = packed.ravel(), np.empty((n, groups), np.uint8)
     for at, width in _passes(groups):
         sums[:, at : at + width] = flat[n * at : n * (at + width)].reshape(n, width)
-    digits = np.empty((n, groups, 5), np.uint8)
-    for j in reversed(range(5)):
-        digits[..., j], sums = sums // _PLACES[j], sums % _PLACES[j]
+    high = sums >= 126
+    block, low = np.divmod(sums - np.where(high, 126, 0).astype(np.uint8), 14)
+    low += np.where(high, 14, 0).astype(np.uint8)
+    digits = np.stack([low % 3, low // 3 % 3, low // 9, block % 3, block // 3], axis=-1)
     return np.asarray(digits.reshape(n, -1)[:, :k], np.uint8)
 
 

@@ -51,11 +51,10 @@ static void trits_to_rows(size_t n, size_t k, const uint8_t *weight, uint8_t *ro
     pass = groups - first >= 8 ? 8 : groups - first >= 4 ? 4 : 1;
     for (size_t o = 0; o < n; ++o) {
       for (size_t g = first; g < first + pass; ++g) {
-        static const uint8_t place[5] = {1, 3, 9, 28, 84};
-        unsigned rest = *weight++;
-        for (size_t j = 5; j-- > 0; rest %= place[j]) {
-          if (5 * g + j < k) put(rows + o * width, 5 * g + j, rest / place[j] & 3);
-        }
+        const unsigned byte = *weight++, half = byte >= 126 ? 126 : 0, block = (byte - half) / 14;
+        const unsigned low = (byte - half) % 14 + (half ? 14 : 0);
+        const unsigned digits[5] = {low % 3, low / 3 % 3, low / 9, block % 3, block / 3};
+        for (size_t j = 0; j < 5 && 5 * g + j < k; ++j) put(rows + o * width, 5 * g + j, digits[j]);
       }
     }
   }

@@ -15,10 +15,10 @@
  * word, 16-bit lane l of step s is column {0, 1, 4, 5}[s] + 2l of the eight: w_a + 1 in bits 0 and 1, w_b in two's
  * complement in bits 14 and 15; the word is the `or` of the steps, step s rotated left by 4s bits.
  *
- * trits: byte g of a row is the sum of (w + 1) {1, 3, 9, 28, 84}[j] over its columns 5g + j: base 3, but that blocks of 27
- * entries of the table start at even ones, two of which are added at a time. Bytes of all rows follow each other in
- * passes: eight bytes a row as long as there are eight, then four if there are, then one by one. What a byte stands for
- * that is no such sum is not defined.
+ * trits: with d_j = w + 1 of column 5g + j, c = d_0 + 3 d_1 + 9 d_2 and b = d_3 + 3 d_4, byte g of a row is 14 b + c, and 112
+ * more where c is 14 or more: the kernels' table of sums, two entries a word, has the first seven words of each of nine
+ * blocks and then the others. Bytes of all rows follow each other in passes: eight bytes a row as long as there are eight,
+ * then four if there are, then one by one. Bytes that no digits give have no meaning.
  *
  * planes: row by row; a row in tiles of 64 columns (the last: of the r that are left). Byte i of a tile holds in bits
  * 2f and 2f + 1 code w + 1 of column f q + i, where q = ceil(r/4) is the tile's bytes.

@@ -5,17 +5,7 @@
 
 #include "kernels/micro/micro.h"
 
-const edge_kernels edge_kernels_armv7e_m_dsp = {
-    .isa = "armv7e_m_dsp",
-#if defined(__ARM_FP)
-    .f32_qd8_quantize = edge_f32_qd8_quantize__armv7e_m_dsp,
-    .f32_qd8_quantize_columns = edge_f32_qd8_quantize_columns__armv7e_m_dsp,
-#else
-    .f32_qd8_quantize = edge_f32_qd8_quantize__scalar,
-    .f32_qd8_quantize_columns = edge_f32_qd8_quantize_columns__scalar,
-#endif
-    .qd8_f32_qc2w = {.run = edge_qd8_f32_qc2w_gemm__armv7e_m_dsp, .layout = EDGE_LAYOUT_PAIRS},
-    EDGE_MICRO_SCALAR_ENTRIES,
-};
+const edge_kernels edge_kernels_armv7e_m_dsp =
+    EDGE_MICRO_TABLE("armv7e_m_dsp", edge_qd8_f32_qc2w_gemm__armv7e_m_dsp, EDGE_LAYOUT_PAIRS, NULL);
 
 #endif

@@ -10,13 +10,6 @@
 extern const edge_kernels edge_kernels_armv7e_m_dsp;
 
 void edge_qd8_f32_qc2w_gemm__armv7e_m_dsp(const edge_qd8_gemm *gemm, size_t first, size_t last);
-#if defined(__ARM_FP)
-void edge_f32_qd8_quantize__armv7e_m_dsp(size_t rows, size_t k, const float *x, float norm_eps, bool bitlinear_compat,
-                                         size_t padded, int8_t *codes, edge_row *row);
-void edge_f32_qd8_quantize_columns__armv7e_m_dsp(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
-                                                 bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
-#endif
-
 /* Two bytes that lie two apart, as signed half words: 0 and 2, or 1 and 3. */
 static inline uint32_t edge_sxtb16(uint32_t word) {
   uint32_t halves;
