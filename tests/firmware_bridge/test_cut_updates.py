@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,8 @@ def test_on_this_machine(host_bench: Bench, tmp_path: Path) -> None:
     run_updates(host_bench, tmp_path, range(UPDATES))
 
 
-# In parts, for the suite's several processes.
-@pytest.mark.parametrize("part", range(10))
+# Each takes most of a second: the suite makes a part of them, EDGE_ALL_CUTS=1 all. In pieces, for several processes.
+@pytest.mark.parametrize("part", range(10 if os.environ.get("EDGE_ALL_CUTS") else 2))
 def test_on_an_emulated_board(emulated_bench: Bench, tmp_path: Path, part: int) -> None:
     share = UPDATES // 10
     run_updates(emulated_bench, tmp_path, range(part * share, (part + 1) * share))

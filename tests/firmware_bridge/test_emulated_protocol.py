@@ -134,3 +134,14 @@ def test_gateway_with_two_boards_one_killed(
             assert np.array_equal(door(x), before)
             assert door.device.flash(emulated_bench.new).running_sequence == 4
         assert [state.up for state in gateway.devices()] == [True, True]
+
+
+def test_the_same_on_qemu(place: Path, emulated_bench: Bench) -> None:
+    board = emulated.start_qemu(emulated.firmware(), place)
+    with model_of(Device(EmulatedPort("qemu", board), "qemu", emulated_bench.owner)) as model:
+        with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
+            x = sample(1, here.inputs[0].shape)
+            np.testing.assert_allclose(model(x), here(x), atol=2e-7)
+        assert model.device.flash(emulated_bench.new).running_sequence == 4
+        model.device.roll_back()
+        assert model.device.reset().running_sequence == 3
