@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from edge.firmware_bridge.board import Board, find_board
 from edge.firmware_bridge.compile import build_elf
 from edge.firmware_bridge.emulate.board import EmulatedBoard
+from edge.firmware_bridge.emulate.qemu_board import QemuBoard
 from edge.firmware_bridge.emulate.unicorn_board import UnicornBoard
 from edge.firmware_bridge.image import read_image
 from edge.firmware_bridge.operators import operator_symbols
@@ -69,9 +73,17 @@ def firmware(name: str = "mps2-an386") -> Path:
 
 
 def start(elf: Path, storage: Path | None, name: str = "mps2-an386") -> EmulatedBoard:
-    """Powers a board on."""
+    """Powers a board on, on unicorn."""
     made = board(name)
     return UnicornBoard(made, read_image(made, elf), storage)
+
+
+def start_qemu(elf: Path, storage: Path, name: str = "mps2-an386") -> EmulatedBoard:
+    """The same firmware on QEMU's machine; skips where QEMU is missing."""
+    if shutil.which("qemu-system-arm") is None:
+        pytest.skip("emulated boards on QEMU: qemu-system-arm is not installed")
+    made = board(name)
+    return QemuBoard(made, read_image(made, elf), storage)
 
 
 def port(elf: Path, storage: Path, cut: int | None = None, seed: int = 0, name: str = "mps2-an386") -> EmulatedPort:
