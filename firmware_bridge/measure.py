@@ -7,6 +7,7 @@ wider and whose kernels want other memory.
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,9 +158,9 @@ def _start(board: Board, image: Image) -> EmulatedBoard:
 def _receive(board: EmulatedBoard, count: int, until: int | None = None) -> bytes:
     """So many bytes, or those up to the byte `until`."""
     got = b""
+    end = time.monotonic() + _SECONDS
     while len(got) < count and (until is None or until not in got):
-        more = board.read(count - len(got), _SECONDS)
-        if not more:
+        got += board.read(count - len(got), 0.2)
+        if board.faults or not board.powered or time.monotonic() > end:
             break
-        got += more
     return got

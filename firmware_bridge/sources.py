@@ -24,6 +24,8 @@ _KERNELS = {
     "cortex-m55": ("helium", "armv7e_m_dsp"),
     "riscv32": ("rv32",),
 }
+# Where f32_gemm is more than the end of a sequence pool.
+_FLOAT_PRODUCTS = {"edge::linear.out", "aten::addmm.out", "aten::bmm.out", "aten::linear.out", "aten::mm.out"}
 # Says sentences, for all others; so does table.c.
 _SPEAK = ("error.c",)
 
@@ -51,7 +53,7 @@ def core_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
     """The core without a protocol around it."""
     kernels = CORE / "kernels"
     files = sorted((kernels / "scalar").glob("*.c"))
-    for folder in (*_KERNELS.get(board.target, ()), "micro"):
+    for folder in (*_KERNELS[board.target], "micro"):
         files += sorted((kernels / folder).glob("*.c"))
     needed = [path for path in files if is_needed(path.stem, operators, learning)]
     table = (generated("built_operators.h", operators_header(operators)),)
@@ -61,10 +63,7 @@ def core_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
             _terse(path, table if path.name == "table.c" else ()) for path in sorted((CORE / "ops").glob("*.c"))
         ],
         "kernels": [Source(path, COLD) for path in sorted(kernels.glob("*.c"))]
-        + [
-            Source(path, COLD if path.parent.name == "scalar" and not _runs_often(path, board) else HOT)
-            for path in needed
-        ],
+        + [Source(path, HOT if _runs_often(path, board, operators) else COLD) for path in needed],
     }
     return Parts(sources, [Source(path, COLD) for path in files if path not in needed], (CORE,))
 
@@ -91,12 +90,17 @@ def _terse(path: Path, include: tuple[Path, ...] = ()) -> Source:
     return Source(path, COLD if path.name in _SPEAK else (*COLD, "-DEDGE_TERSE"), include)
 
 
-def _runs_often(path: Path, board: Board) -> bool:
-    """Whether a scalar kernel is the one that runs, because the CPU has none of its own for the job."""
+def _runs_often(path: Path, board: Board, operators: Sequence[str]) -> bool:
+    """Whether a file holds the loop over multiplications that this CPU runs: its own kernels, and scalar ones for which
+    it has none."""
+    if path.parent.name != "scalar":
+        return True
     kernel = path.stem.removesuffix("_gemm")
+    if kernel == "f32":
+        return bool(_FLOAT_PRODUCTS.intersection(operators))
     own = {
         file.stem.partition("__")[0]
-        for folder in _KERNELS.get(board.target, ())
+        for folder in (*_KERNELS[board.target], "micro")
         for file in (CORE / "kernels" / folder).glob("*__*.c")
     }
-    return kernel not in own
+    return kernel not in own and path.stem.endswith(("_gemm", "_conv2d", "_attention"))

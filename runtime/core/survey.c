@@ -34,7 +34,7 @@ bool edge_is_copied(const edge_survey *survey, const edge_value *value) {
 /* Adds up the value table, the lists, copied constants and the extent of every planned buffer. */
 static edge_status survey_values(edge_survey *survey) {
   const edge_program *program = &survey->program;
-  if (!edge_add_bytes(&survey->need.state_bytes, (uint64_t)program->values.count * sizeof(edge_value))) {
+  if (!edge_add_bytes(&survey->need.state_bytes, (uint64_t)program->values.count * sizeof(edge_value *))) {
     return edge_too_large(program);
   }
   for (uint32_t i = 0; i < program->values.count; ++i) {
@@ -43,6 +43,7 @@ static edge_status survey_values(edge_survey *survey) {
     edge_stored_value stored;
     edge_status status = edge_load_value(program, i, NULL, &lists, &stored);
     if (status != EDGE_OK) return status;
+    survey->value_bytes += edge_value_bytes(&stored.value); /* there are at most EDGE_MAX_VALUES */
     /* An upper bound: entries of tensor lists will point into the table instead. */
     if (!edge_add_bytes(&survey->need.state_bytes, lists.used)) return edge_too_large(program);
     if (edge_is_copied(survey, &stored.value) &&
@@ -56,6 +57,7 @@ static edge_status survey_values(edge_survey *survey) {
       if (end > survey->memory_bytes[stored.memory]) survey->memory_bytes[stored.memory] = (size_t)end;
     }
   }
+  if (!edge_add_bytes(&survey->need.state_bytes, survey->value_bytes)) return edge_too_large(program);
   for (uint32_t i = 0; i < program->memories.count; ++i) {
     if (!edge_add_bytes(&survey->need.arena_bytes, survey->memory_bytes[i])) return edge_too_large(program);
   }

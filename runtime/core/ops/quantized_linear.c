@@ -90,7 +90,7 @@ static edge_status check(edge_call *call, const layout *at) {
   EDGE_TRY(edge_take_scales(call, SCALES, n));
   EDGE_TRY(edge_take_bias(call, BIAS, n));
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, x->sizes, sizeof sizes);
+  memcpy(sizes, x->sizes, x->rank * sizeof sizes[0]);
   sizes[at->conv ? 1 : x->rank - 1] = n;
   EDGE_TRY(edge_take_output(call, at->out, "out", EDGE_F32, sizes, x->rank));
   EDGE_TRY(edge_take_residual(call, RESIDUAL, sizes, x->rank));

@@ -291,7 +291,7 @@ void edge_qd8_f32_qc2w_gemm__armv7e_m_dsp(const edge_qd8_gemm *gemm, size_t firs
         if (count > whole) {
           few(count - whole, steps, weight + whole * 2 * steps, codes + i * gemm->padded, sums + whole);
         }
-        edge_finish(gemm, r + i, o, count, sums);
+        edge_micro_finish(gemm, r + i, o, count, sums, 0);
       }
     }
   }

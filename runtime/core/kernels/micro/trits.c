@@ -5,7 +5,9 @@
 
 #include "kernels/micro/finish.h"
 
-#if defined(__thumb__)
+#if defined(EDGE_OWN_TABLE)
+/* edge_trits_table is the processor's own. */
+#elif defined(__thumb__)
 /* Seven words live in registers. */
 __asm__(
     "  .syntax unified\n"
@@ -57,8 +59,8 @@ uint32_t *edge_trits_blocks(uint32_t *table, const uint32_t *words, uint32_t a, 
 }
 #endif
 
-/* The table of five codes; returns what was added to its entries. */
-static int32_t make_table(const int8_t *x, uint16_t *table) {
+#if !defined(EDGE_OWN_TABLE)
+int32_t edge_trits_table(const int8_t *x, uint16_t *table) {
   uint32_t start = 0, sum = 0; /* of all zeros as digits: -x each, and |x| */
   for (int i = 0; i < 5; ++i) {
     if (x[i] < 0) start -= 2 * (uint32_t)x[i];
@@ -91,18 +93,19 @@ static int32_t make_table(const int8_t *x, uint16_t *table) {
   edge_trits_blocks(end, words + 7, a, b);
   return (int32_t)(start + sum);
 }
+#endif
 
 /* Tables first .. first + count - 1 of a row's codes. */
 static int32_t make_tables(const int8_t *codes, size_t k, size_t first, size_t count, uint16_t *tables) {
   int32_t added = 0;
   for (size_t g = first; g < first + count; ++g, tables += EDGE_TRITS_TABLE) {
     if (5 * g + 5 <= k) {
-      added += make_table(codes + 5 * g, tables);
+      added += edge_trits_table(codes + 5 * g, tables);
       continue;
     }
     int8_t last[5] = {0};
     for (size_t i = 5 * g; i < k; ++i) last[i - 5 * g] = codes[i];
-    added += make_table(last, tables);
+    added += edge_trits_table(last, tables);
   }
   return added;
 }
@@ -141,8 +144,7 @@ void edge_qd8_f32_qc2w_gemm__trits(const edge_qd8_gemm *gemm, size_t first, size
       if (pass > 1) continue;
       for (size_t i = 0; i < rows; ++i) sums[i] += tables[from[i]];
     }
-    for (size_t i = 0; i < rows; ++i) sums[i] -= added;
-    edge_finish(gemm, r, first, rows, sums);
+    edge_micro_finish(gemm, r, first, rows, sums, added);
   }
 }
 

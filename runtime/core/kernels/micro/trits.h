@@ -37,9 +37,15 @@ void edge_trits_four_of_eight(const uint8_t *weight, const uint16_t *tables, int
 size_t edge_trits_scratch(size_t n, size_t k);
 void edge_qd8_f32_qc2w_gemm__trits(const edge_qd8_gemm *gemm, size_t first, size_t last);
 
-/* Writes 9 blocks of seven words each: `words`, then with the three digits of `a` and the three of `b` added, in order;
- * `next` is what follows a block of three: b - 2 a. Returns the end. */
+/* Writes the table of five codes; returns what was added to its entries. */
+int32_t edge_trits_table(const int8_t *x, uint16_t *table);
+#if EDGE_TRITS_TABLES == 8 && defined(__thumb__)
+#define EDGE_OWN_TABLE 1
+#else
+/* Writes nine blocks of seven words each: `words`, then with the digits of the fourth code added and, every third time,
+ * those of the fifth: by `a`, a, `next`, a, a, next, a, a. Returns the end. */
 uint32_t *edge_trits_blocks(uint32_t *table, const uint32_t *words, uint32_t a, uint32_t next);
+#endif
 
 #endif
 #endif
