@@ -121,7 +121,11 @@ def wanted(case: Case) -> NDArray[np.float32]:
 
 def header(case: Case, layout: str) -> str:
     """case.h: the call as constants that lie in flash."""
-    lines = ['#include "op.h"', f"extern const edge_op edge_op_edge_{case.op};", f"#define CASE_OP edge_op_edge_{case.op}"]
+    lines = [
+        '#include "op.h"',
+        f"extern const edge_op edge_op_edge_{case.op};",
+        f"#define CASE_OP edge_op_edge_{case.op}",
+    ]
     fills: list[str] = []
     tensors = 0
     result = np.empty(wanted(case).shape, np.float32)
@@ -139,7 +143,9 @@ def header(case: Case, layout: str) -> str:
                 fills.append(f"{value}.kind = EDGE_DOUBLE; {value}.as.real = {packed!r};")
             case list():
                 lines.append(f"static const int64_t list{i}[] = {{{', '.join(map(str, packed))}}};")
-                fills.append(f"{value}.kind = EDGE_INT_LIST; {value}.count = {len(packed)}; {value}.as.integers = list{i};")
+                fills.append(
+                    f"{value}.kind = EDGE_INT_LIST; {value}.count = {len(packed)}; {value}.as.integers = list{i};"
+                )
             case _:
                 is_output = packed is result
                 image = packed.ndim == 4 and packed.dtype == np.float32
@@ -157,7 +163,9 @@ def header(case: Case, layout: str) -> str:
                 tensors += 1
     count = len(fills)
     lines += [f"#define CASE_VALUES {count}", "static inline void case_fill(edge_value *values) {", *fills, "}"]
-    lines.append(f"static inline edge_tensor *case_output(edge_value *values) {{ return &values[{count - 1}].as.tensor; }}")
+    lines.append(
+        f"static inline edge_tensor *case_output(edge_value *values) {{ return &values[{count - 1}].as.tensor; }}"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -195,11 +203,15 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "case.h").write_text(header(case, find_target(board.target).layout))
     elf = folder / "measure.elf"
-    build_elf(board, toolchain, [Source(MEASURE, ("-I", str(folder))), *core_sources()], elf, include=[CORE], flags=FLAGS)
+    build_elf(
+        board, toolchain, [Source(MEASURE, ("-I", str(folder))), *core_sources()], elf, include=[CORE], flags=FLAGS
+    )
     with start_board(board, elf) as running:
         told = _read(running, 6)
         if told != b"case \n":
-            raise EdgeError(f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}")
+            raise EdgeError(
+                f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}"
+            )
         empty, taken, size = struct.unpack("<III", _read(running, 12))
         result = np.frombuffer(_read(running, size), np.float32)
     shape = wanted(case).shape

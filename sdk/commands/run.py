@@ -62,14 +62,14 @@ def command(
         if model.learned is not None:
             document["learned"] = {"samples": model.learned.samples, "labels": list(model.labels)}
         if inputs:
-            document["results"], failures = _predict_all(model, inputs, top)
+            document["results"], failures = predict_all(model, inputs, top)
         else:
             document.update(_run_reference(model, bundle, top))
     if any("error" not in row for row in document["results"]):
         if as_json:
             print_json(document)
         else:
-            _show(document)
+            show_results(document)
     if failures:
         invocation = ctx.find_object(Invocation)
         for failure in failures:
@@ -91,7 +91,7 @@ def _loaded(bundle: Path, backend: str, threads: int | None, as_exported: bool) 
     return model
 
 
-def _predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
+def predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
     """A result for each file, and the errors of those that could not be read (their result holds the message)."""
     results: list[dict[str, Any]] = []
     failures: list[Exception] = []
@@ -170,7 +170,7 @@ def _best(logits: "NDArray[Any]", labels: tuple[str, ...], count: int) -> list[t
     return [(labels[index] if labels else str(index), float(scores[index])) for index in order]
 
 
-def _show(document: dict[str, Any]) -> None:
+def show_results(document: dict[str, Any]) -> None:
     from edge.sdk.console import format_seconds, print_table
 
     results = document["results"]

@@ -228,7 +228,9 @@ def test_expiry_where_there_is_a_clock(start: Start, owner: FirmwareKey, old_ima
     with_clock = build(defines=["EDGE_HOST_CLOCK"])
     device = start(old_image, program=with_clock)
     with pytest.raises(Refused, match="the image has expired"):
-        device.flash(resigned(new_image, owner, expiry=1_000_000_000))
+        device._link.ask(Command.BEGIN, resigned(new_image, owner, expiry=1_000_000_000)[:MANIFEST_BYTES])
+    with pytest.raises(BadFile, match="the image of new 1 expired on 2001-09-09: sign a new one"):
+        device.flash(resigned(new_image, owner, expiry=1_000_000_000))  # for boards without one
     assert device.flash(resigned(new_image, owner, expiry=1 << 40)).running_sequence == 4
 
 
