@@ -6,7 +6,7 @@ they have between convolutions. The board is emulated (unicorn; the M55 by QEMU)
 exact and the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit.
 CMSIS-NN's counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
 
-Writes benchmarks/results/firmware_kernels.json, which tests hold the kernels to, and prints it as a table. zig's counts
+Writes benchmarks/results/firmware_kernels.json (of what it measures; other records stay), which tests hold the kernels to, and prints it as a table. zig's counts
 need pip's packages alone (edge-deploy[firmware]); gcc's are added where arm-none-eabi-gcc and riscv64-unknown-elf-gcc are
 installed.
 """
@@ -48,6 +48,9 @@ ICOUNT = ("-icount", "shift=6,sleep=off")
 TICK_NANOSECONDS = 31.25
 """Of SysTick on the one board that only QEMU has, mps3-an547, whose clock has 32 MHz."""
 
+KEY = ("case", "board", "toolchain")
+"""What a record is of."""
+
 PEERS: dict[str, dict[str, float]] = {
     "cortex-m4": {"linear": 2.07, "conv": 1.93},
     "cortex-m7": {"linear": 2.07, "conv": 1.93},
@@ -83,6 +86,14 @@ class Case:
     arguments: tuple[Any, ...]
     macs: int
     kind: str
+
+
+def toolchain_version(name: str) -> str | None:
+    """The version of a compiler for ARM, or None where it is not installed."""
+    try:
+        return find_toolchain(name, "cortex-m4").version
+    except MissingDependency:
+        return None
 
 
 def cases() -> list[Case]:
@@ -121,7 +132,11 @@ def wanted(case: Case) -> NDArray[np.float32]:
 
 def header(case: Case, layout: str) -> str:
     """case.h: the call as constants that lie in flash."""
-    lines = ['#include "op.h"', f"extern const edge_op edge_op_edge_{case.op};", f"#define CASE_OP edge_op_edge_{case.op}"]
+    lines = [
+        '#include "op.h"',
+        f"extern const edge_op edge_op_edge_{case.op};",
+        f"#define CASE_OP edge_op_edge_{case.op}",
+    ]
     fills: list[str] = []
     tensors = 0
     result = np.empty(wanted(case).shape, np.float32)
@@ -139,7 +154,9 @@ def header(case: Case, layout: str) -> str:
                 fills.append(f"{value}.kind = EDGE_DOUBLE; {value}.as.real = {packed!r};")
             case list():
                 lines.append(f"static const int64_t list{i}[] = {{{', '.join(map(str, packed))}}};")
-                fills.append(f"{value}.kind = EDGE_INT_LIST; {value}.count = {len(packed)}; {value}.as.integers = list{i};")
+                fills.append(
+                    f"{value}.kind = EDGE_INT_LIST; {value}.count = {len(packed)}; {value}.as.integers = list{i};"
+                )
             case _:
                 is_output = packed is result
                 image = packed.ndim == 4 and packed.dtype == np.float32
@@ -157,7 +174,9 @@ def header(case: Case, layout: str) -> str:
                 tensors += 1
     count = len(fills)
     lines += [f"#define CASE_VALUES {count}", "static inline void case_fill(edge_value *values) {", *fills, "}"]
-    lines.append(f"static inline edge_tensor *case_output(edge_value *values) {{ return &values[{count - 1}].as.tensor; }}")
+    lines.append(
+        f"static inline edge_tensor *case_output(edge_value *values) {{ return &values[{count - 1}].as.tensor; }}"
+    )
     return "\n".join(lines) + "\n"
 
 
@@ -195,11 +214,15 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "case.h").write_text(header(case, find_target(board.target).layout))
     elf = folder / "measure.elf"
-    build_elf(board, toolchain, [Source(MEASURE, ("-I", str(folder))), *core_sources()], elf, include=[CORE], flags=FLAGS)
+    build_elf(
+        board, toolchain, [Source(MEASURE, ("-I", str(folder))), *core_sources()], elf, include=[CORE], flags=FLAGS
+    )
     with start_board(board, elf) as running:
         told = _read(running, 6)
         if told != b"case \n":
-            raise EdgeError(f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}")
+            raise EdgeError(
+                f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}"
+            )
         empty, taken, size = struct.unpack("<III", _read(running, 12))
         result = np.frombuffer(_read(running, size), np.float32)
     shape = wanted(case).shape
@@ -235,8 +258,14 @@ def figures(boards: tuple[str, ...], toolchains: tuple[str, ...], chosen: str = 
                     except MissingDependency as error:
                         print(f"left out: {error}", file=sys.stderr)
                         break
+                    except EdgeError as error:
+                        if "too little memory" not in str(error):
+                            raise
+                        print(f"left out: {error}", file=sys.stderr)
+                        continue
                     record: dict[str, Any] = {"case": case.name, "board": board_name, "target": target}
                     record |= {"toolchain": toolchain_name, "instructions": taken, "macs": case.macs}
+                    record["weight bytes"] = pack_layout(case.arguments[1], find_target(target).layout).size
                     record["per MAC"] = round(taken / case.macs, 4)
                     peer = PEERS.get(target, {}).get(case.kind)
                     if peer is not None:
@@ -258,7 +287,11 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     arguments = parser.parse_args()
     records = figures(tuple(arguments.board or BOARDS), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
-    arguments.out.write_text(json.dumps({"flags": list(FLAGS), "figures": records}, indent=1) + "\n")
+    kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
+    known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
+    versions = {name: version for name in TOOLCHAINS if (version := toolchain_version(name)) is not None}
+    document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
