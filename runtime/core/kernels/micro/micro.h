@@ -35,12 +35,12 @@ size_t edge_qd8_f32_qc2w_conv2d_scratch__micro(const edge_conv2d *shape);
 /* By way of the table's own GEMM. */
 void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, size_t last);
 
-/* A table with `gemm` for ternary weights in `weight_layout`. */
-#define EDGE_MICRO_TABLE(name, gemm, weight_layout)                                                \
+/* A table with `gemm` for ternary weights in `weight_layout`, whose temporary memory `gemm_scratch` tells, or NULL. */
+#define EDGE_MICRO_TABLE(name, gemm, weight_layout, gemm_scratch)                                                \
   {                                                                                                \
     .isa = name, .f32_qd8_quantize = edge_f32_qd8_quantize__micro,                                 \
     .f32_qd8_quantize_columns = edge_f32_qd8_quantize_columns__micro,                              \
-    .qd8_f32_qc2w = {.run = gemm, .layout = weight_layout},                                        \
+    .qd8_f32_qc2w = {.run = gemm, .layout = weight_layout, .scratch_bytes = gemm_scratch},         \
     .qd8_f32_qc4w = {.run = edge_qd8_f32_qc4w_gemm__scalar},                                       \
     .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},                                       \
     .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                    \

@@ -19,7 +19,11 @@ static size_t padded_taps(const edge_conv2d *shape) {
   return (taps_of(shape) + EDGE_ROW_ALIGN - 1) / EDGE_ROW_ALIGN * EDGE_ROW_ALIGN;
 }
 
-size_t edge_qd8_f32_qc2w_conv2d_scratch__micro(const edge_conv2d *shape) { return PIXELS * padded_taps(shape); }
+size_t edge_qd8_f32_qc2w_conv2d_scratch__micro(const edge_conv2d *shape) {
+  const edge_qd8_weights *kernel = &edge_kernels_at(0)->qd8_f32_qc2w;
+  const size_t n = (size_t)shape->out_channels, taps = taps_of(shape);
+  return PIXELS * padded_taps(shape) + (kernel->scratch_bytes != NULL ? kernel->scratch_bytes(n, taps) : 0);
+}
 
 /* As memcpy and memset, but quick where both ends are words. */
 static int8_t *copy(int8_t *to, const int8_t *from, size_t count) {
@@ -87,6 +91,7 @@ void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, 
       .zero_point = 1,
       .epilogue = conv->epilogue,
       .out = conv->out,
+      .scratch = codes + PIXELS * padded,
   };
   const edge_qd8_weights *kernel = &edge_kernels_at(0)->qd8_f32_qc2w;
   for (size_t r = 0; r < PIXELS; ++r) clear(codes + r * padded + taps, padded - taps);
