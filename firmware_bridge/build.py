@@ -311,7 +311,7 @@ def _write_binaries(board: Board, elf: Path) -> tuple[tuple[Path, int], ...]:
 
 
 def _bytes(tensor: tuple[Any, ...]) -> int:
-    return math.prod(tensor[2]) * _NUMBER_BYTES.get(tensor[1], 1)
+    return int(math.prod(tensor[2])) * _NUMBER_BYTES.get(tensor[1], 1)
 
 
 def _word(text: str, longest: int) -> str:
