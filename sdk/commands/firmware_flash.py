@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _MODELS = (".edge", ".pte", ".slot")
 _LARGEST = 64 << 20
+# What edge firmware build makes where it is given none.
+_DEFAULT_KEY = "firmware.key"
 
 
 @click.command("key")
@@ -128,9 +130,9 @@ def rollback(address: str, baud: int, key: Path | None, as_json: bool) -> None:
 def _key(path: Path | None) -> "FirmwareKey":
     from edge.firmware_bridge.signature import read_key
 
-    if path is None:
-        raise BadInput("give the owner's key: --key FILE, or EDGE_FIRMWARE_KEY (edge firmware key makes one)")
-    return read_key(path)
+    if path is None and not Path(_DEFAULT_KEY).exists():
+        raise BadInput(f"give the owner's key: --key FILE, or {_DEFAULT_KEY} here (edge firmware key makes one)")
+    return read_key(path or Path(_DEFAULT_KEY))
 
 
 def _image_for(device: "Device", model: Path, owner: "FirmwareKey", sequence: int | None) -> bytes:

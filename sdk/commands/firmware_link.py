@@ -34,7 +34,7 @@ def key_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="EDGE_FIRMWARE_KEY",
         show_envvar=True,
-        help="The owner's key file (edge firmware key).",
+        help="The owner's key file (edge firmware key).  [default: firmware.key]",
     )(command)
 
 
