@@ -12,6 +12,34 @@ static inline float edge_finished(int32_t sum, float scale, const float *bias, b
   if (bias != NULL) y += *bias;
   return relu ? edge_reluf(y) : y;
 }
+
+/* Which epilogue: known where finish_run becomes part of its caller, so that its loop asks nothing. */
+typedef struct kind {
+  bool same, relu;
+} kind;
+
+static inline __attribute__((always_inline)) void finish_run(kind of, size_t count, const int32_t *sums,
+                                                             const float *scales, float row_step, const float *bias,
+                                                             float *out, size_t step) {
+  const float first = scales[0] * row_step;
+  const int32_t *const fours = sums + count / 4 * 4, *const end = sums + count;
+  for (; sums != fours; sums += 4, scales += 4, bias += 4, out += 4 * step) {
+    float a = (float)sums[0], b = (float)sums[1], c = (float)sums[2], d = (float)sums[3];
+    a *= of.same ? first : scales[0] * row_step;
+    b *= of.same ? first : scales[1] * row_step;
+    c *= of.same ? first : scales[2] * row_step;
+    d *= of.same ? first : scales[3] * row_step;
+    a += bias[0], b += bias[1], c += bias[2], d += bias[3];
+    out[0] = of.relu ? edge_reluf(a) : a;
+    out[step] = of.relu ? edge_reluf(b) : b;
+    out[2 * step] = of.relu ? edge_reluf(c) : c;
+    out[3 * step] = of.relu ? edge_reluf(d) : d;
+  }
+  for (; sums != end; ++sums, ++scales, ++bias, out += step) {
+    const float y = (float)*sums * (of.same ? first : *scales * row_step) + *bias;
+    *out = of.relu ? edge_reluf(y) : y;
+  }
+}
 #else
 /* In integers where all numbers are usual. */
 static inline float edge_finished(int32_t sum, float scale, const float *bias, bool relu) {
@@ -192,6 +220,15 @@ void edge_micro_finish(const edge_qd8_gemm *gemm, size_t r, size_t first, size_t
     const uint32_t bits = edge_bits_of(scale);
     const run by = {edge_factor_of(bits), less, sums + count, relu ? 0xFFFFFFFFu : 0, bits};
     edge_micro_finish_run(sums, out, bias, &by);
+    return;
+  }
+#endif
+#if defined(__ARM_FP)
+  if (bias != NULL && less == 0) {
+    if (same && relu) finish_run((kind){true, true}, count, sums, scales, row->step, bias, out, step);
+    if (same && !relu) finish_run((kind){true, false}, count, sums, scales, row->step, bias, out, step);
+    if (!same && relu) finish_run((kind){false, true}, count, sums, scales, row->step, bias, out, step);
+    if (!same && !relu) finish_run((kind){false, false}, count, sums, scales, row->step, bias, out, step);
     return;
   }
 #endif
