@@ -307,6 +307,9 @@ def _write_binaries(board: Board, elf: Path) -> tuple[tuple[Path, int], ...]:
     for path, _, data in files:
         with whole_file(path) as file:
             file.write(data)
+    # What an emulated board kept beside an older file of this name was another device's.
+    for path in (elf, plain):
+        path.with_name(f"{path.name}.storage").unlink(missing_ok=True)
     return tuple((path, address) for path, address, _ in files)
 
 
