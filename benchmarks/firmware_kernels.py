@@ -1,14 +1,14 @@
 """How many instructions ternary layers take on microcontrollers: `python benchmarks/firmware_kernels.py [--out FILE]`.
 
-Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the activations,
-product and epilogue are in (a linear has one scale, a convolution one an output), and images have their channels last, as
-they have between convolutions. The board is emulated (unicorn; the M55 by QEMU), counts are
-exact and the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit.
-CMSIS-NN's counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
+Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the
+activations, product and epilogue are in (a linear has one scale, a convolution one an output), and images have their
+channels last, as they have between convolutions. The board is emulated (unicorn; the M55 by QEMU), counts are exact and
+the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit. CMSIS-NN's
+counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
 
-Writes benchmarks/results/firmware_kernels.json (of what it measures; other records stay), which tests hold the kernels to, and prints it as a table. zig's counts
-need pip's packages alone (edge-deploy[firmware]); gcc's are added where arm-none-eabi-gcc and riscv64-unknown-elf-gcc are
-installed.
+Writes benchmarks/results/firmware_kernels.json (of what it measures; other records stay), which tests hold the kernels
+to, and prints it as a table. zig's counts need pip's packages alone (edge-deploy[firmware]); gcc's are added where
+arm-none-eabi-gcc and riscv64-unknown-elf-gcc are installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The microcontrollers' kernels: the scalar ones' bits over random cases on every board, and pinned instruction counts."""
+"""The microcontrollers' kernels: the scalar ones' bits over random cases on every board; pinned instruction counts."""
 
 from __future__ import annotations
 
