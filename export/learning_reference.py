@@ -93,6 +93,14 @@ class Window:
     dilation: tuple[int, int] = (1, 1)
     out: tuple[int, int] = (1, 1)
 
+    def counts(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns of outputs over an image of this height and width."""
+        rows, columns = (
+            (size[d] + 2 * self.padding[d] - self.dilation[d] * (self.kernel[d] - 1) - 1) // self.stride[d] + 1
+            for d in range(2)
+        )
+        return rows, columns
+
     def taps(self, height: int, width: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         """For each tap (row, column of the kernel): (output index, position in the plane) of the outputs it meets."""
         for kh in range(self.kernel[0]):
@@ -272,26 +280,37 @@ def _dense(name: str, arguments: Sequence[Any]) -> list[Layer]:
     return [Norm(eps), dense] if eps >= 0 else [dense]
 
 
-def _windowed(name: str, arguments: Sequence[Any], out: tuple[int, ...]) -> Layer:
+def _windowed(name: str, arguments: Sequence[Any], out: tuple[int, ...]) -> list[Layer]:
     size, places = tuple(arguments[0].shape[-2:]), tuple(out[-2:])
 
     def pair(value: Sequence[int]) -> tuple[int, int]:
         return int(value[0]), int(value[-1])
 
     if name == "aten::mean.out" or name == "aten::_adaptive_avg_pool2d.out":
-        return Pool(Window(size, (1, 1)), mean=True)
+        return [Pool(Window(size, (1, 1)), mean=True)]
     if name == "aten::avg_pool2d.out":
         kernel = pair(arguments[1])
-        return Pool(Window(kernel, pair(arguments[2] or kernel), out=places), mean=True)
+        return [Pool(Window(kernel, pair(arguments[2] or kernel), out=places), mean=True)]
     if name in ("edge::max_pool2d.out", "aten::max_pool2d_with_indices.out"):
         kernel = pair(arguments[1])
-        return Pool(Window(kernel, pair(arguments[2] or kernel), pair(arguments[3]), pair(arguments[4]), places))
-    at, activation = (4, int(arguments[8])) if name == "edge::conv2d.out" else (3, 0)
-    groups = arguments[7] if name == "edge::conv2d.out" else arguments[8]
+        return [Pool(Window(kernel, pair(arguments[2] or kernel), pair(arguments[3]), pair(arguments[4]), places))]
+    # Where the stride, the groups and the activation are.
+    at, groups_at, activation_at = {
+        "edge::conv2d.out": (4, 7, 8),
+        "edge::conv2d_max_pool2d.out": (3, 6, 7),
+        "aten::convolution.out": (3, 8, None),
+    }[name]
+    groups, activation = arguments[groups_at], int(arguments[activation_at]) if activation_at else 0
     weight, bias = np.array(arguments[1]), arguments[2]
     bias = np.zeros(len(weight), np.float32) if bias is None else np.array(bias)
-    window = Window(weight.shape[2:], pair(arguments[at]), pair(arguments[at + 1]), pair(arguments[at + 2]), places)
-    return Convolution(weight, bias, window, int(groups), activation)
+    window = Window(weight.shape[2:], pair(arguments[at]), pair(arguments[at + 1]), pair(arguments[at + 2]))
+    window.out = window.counts(size)
+    layers: list[Layer] = [Convolution(weight, bias, window, int(groups), activation)]
+    if name == "edge::conv2d_max_pool2d.out":
+        kernel = pair(arguments[8])
+        stride, padding, dilation = pair(arguments[9] or kernel), pair(arguments[10]), pair(arguments[11])
+        layers.append(Pool(Window(kernel, stride, padding, dilation, places)))
+    return layers
 
 
 def tail_of(
@@ -318,10 +337,10 @@ def tail_of(
         if name.split("::")[1].split(".")[0] in ("view_copy", "permute_copy", "_clone_dim_order", "clone", "_softmax"):
             continue
         made = _dense(name, arguments) if name.split(".")[0].endswith(("linear", "mm")) else None
-        made = made or [_windowed(name, arguments, outputs[0].shape)]
-        last = made[-1]
+        made = made or _windowed(name, arguments, outputs[0].shape)
         found = made + found
-        if isinstance(last, (Dense, Convolution)):
+        last = next((layer for layer in made if isinstance(layer, (Dense, Convolution))), None)
+        if last is not None:
             last.activation, pending = pending or last.activation, 0
             weighted, first, kept = weighted + 1, index, len(found)
         if weighted == layers:

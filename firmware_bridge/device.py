@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +26,7 @@ from edge.firmware_bridge.messages import (
 )
 from edge.firmware_bridge.port import BAUD, Port, open_port
 from edge.firmware_bridge.signature import FirmwareKey, read_key
-from edge.firmware_bridge.slot_image import MANIFEST_BYTES, MAX_DESCRIPTION_BYTES, check_image
+from edge.firmware_bridge.slot_image import MANIFEST_BYTES, MAX_DESCRIPTION_BYTES, SlotManifest, check_image
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.manifest import TensorSpec
 
@@ -144,10 +145,10 @@ class Device:
             The slot.
 
         Raises:
-            BadFile: the image is damaged.
+            BadFile: the image is damaged, or has expired.
             Refused: the device does not want it (it says why), or its storage fails.
         """
-        check_image(image)
+        _check_expiry(check_image(image))
         for attempt in range(3):
             slot, done, total = self._begin(image)
             try:
@@ -360,6 +361,13 @@ class Device:
                 raise BadFile(f"{self.address}: the device's answer is damaged")
             found += more
         return found[:size]
+
+
+def _check_expiry(manifest: SlotManifest) -> None:
+    """Few boards know the time: what has expired is not sent."""
+    if manifest.expiry and manifest.expiry < time.time():
+        day = datetime.fromtimestamp(manifest.expiry, timezone.utc).date().isoformat()
+        raise BadFile(f"the image of {manifest.name} {manifest.version} expired on {day}: sign a new one")
 
 
 __all__ = ["Device", "LinkLost", "Refused"]

@@ -172,25 +172,33 @@ def _open_emulated(address: str) -> Port:
 def _open_gateway(address: str) -> Port:
     from edge.firmware_bridge.gateway_protocol import greet
 
-    parts = urlsplit(address)
-    if parts.hostname:
-        number = _port_number(parts, address)
-        name = parts.path.strip("/")
-        if number is None or not name:
-            raise BadInput(f"{address}: expected gateway://HOST:PORT/NAME or gateway:///PATH/OF/SOCKET/NAME")
-        connection = _connect_tcp(address, parts.hostname, number)
-    else:
-        path, _, name = parts.path.rpartition("/")
-        if not path or not name:
-            raise BadInput(f"{address}: expected gateway://HOST:PORT/NAME or gateway:///PATH/OF/SOCKET/NAME")
-        connection = _connect_unix(address, path)
-    port = SocketPort(address, connection)
+    place, _, name = address.rpartition("/")
+    if not name or place in ("gateway:", "gateway:/", "gateway://"):
+        raise BadInput(f"{address}: expected gateway://HOST:PORT/NAME or gateway:///PATH/OF/SOCKET/NAME")
+    port = open_gateway(place)
     try:
         greet(port, name, address)
     except BaseException:
         port.close()
         raise
     return port
+
+
+def open_gateway(address: str) -> Port:
+    """A connection to the gateway at "gateway://HOST:PORT" or "gateway:///PATH", before anything is said.
+
+    Raises:
+        BadInput: no such address.
+        LinkLost: nobody listens there.
+    """
+    parts = urlsplit(address)
+    if parts.hostname:
+        number = _port_number(parts, address)
+        if number is not None and parts.path in ("", "/"):
+            return SocketPort(address, _connect_tcp(address, parts.hostname, number))
+    elif parts.path:
+        return SocketPort(address, _connect_unix(address, parts.path))
+    raise BadInput(f"{address}: expected gateway://HOST:PORT or gateway:///PATH/OF/SOCKET")
 
 
 def _port_number(parts: Any, address: str) -> int | None:

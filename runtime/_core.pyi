@@ -145,6 +145,9 @@ class Learner:
         """Back to the program's own weights."""
 
     def set_rate(self, rate: float) -> None: ...
+    def set_samples(self, samples: int) -> None:
+        """For weights that come from elsewhere."""
+
     @property
     def samples(self) -> int:
         """Learned since the program's own weights."""

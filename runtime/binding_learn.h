@@ -154,6 +154,7 @@ class Learner {
     edge_learn_set_rate(learner_, rate);
   }
 
+  void set_samples(uint32_t samples) { edge_learn_set_samples(learner_, samples); }
   uint32_t samples() const { return edge_learn_samples(learner_); }
   nb::dict budget() const { return budget_dict(budget_); }
 
@@ -199,6 +200,7 @@ void bind_learning(nb::module_ &module) {
       .def("load", &Learner::load, nb::arg("blob"), nb::arg("program_hash"), "All of the weights, or none.")
       .def("reset", &Learner::reset, "Back to the program's own weights.")
       .def("set_rate", &Learner::set_rate, nb::arg("rate"))
+      .def("set_samples", &Learner::set_samples, nb::arg("samples"))
       .def_prop_ro("samples", &Learner::samples)
       .def_prop_ro("budget", &Learner::budget);
 }

@@ -92,6 +92,8 @@ class CoreLearner(Protocol):
 
     def set_rate(self, rate: float) -> None: ...
 
+    def set_samples(self, samples: int) -> None: ...
+
     @property
     def samples(self) -> int: ...
 
@@ -197,6 +199,7 @@ class Learner:
         start = before + more * depth
         new[start : start + classes] = old[before + classes * depth :]
         core.set_weights(new)
+        core.set_samples(self._core.samples)
         self._core, self.labels = core, every
         self.budget = LearningBudget(**core.budget)
 

@@ -106,10 +106,11 @@ class Learning:
         x: Any,
         y: Any,
         ready: Callable[[Any], list[NDArray[Any]]],
+        learning_rate: float | None = None,
         *,
-        learning_rate: float | None,
-        new_labels: bool,
-        progress: Callable[[int, int], None] | None,
+        new_labels: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        position: tuple[str, int] | None = None,
     ) -> LearnedSamples:
         """See `Model.learn`; `ready` makes the model's inputs of one sample."""
         learner = self.learner or self.make(
@@ -142,13 +143,10 @@ class Learning:
                 progress(done + 1, len(samples))
             if time.monotonic() - self._saved_at > SAVE_SECONDS and done + 1 < len(samples):
                 self.save_if_kept()
+        self._stream, self._done = position or ("", 0)
         if time.monotonic() - self._saved_at > SAVE_SECONDS:
             self.save_if_kept()
         return LearnedSamples(len(samples), correct, learner.samples)
-
-    def mark(self, stream: str, done: int) -> None:
-        """Notes how far a stream of samples was learned; it is saved with the weights."""
-        self._stream, self._done = stream, done
 
     def position(self, stream: str) -> int:
         """How many samples of a stream were learned before."""

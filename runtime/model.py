@@ -80,8 +80,8 @@ class Model:
 
         Args:
             source: what the bundle's preprocessing takes: an image (path, PIL image, array), a recording (path of a
-                WAV file, (rate, samples), samples), or an array. Without preprocessing: an array as for `__call__`.
-                The path of a `.npy` file stands for the array in it.
+                WAV file, (rate, samples), samples), or an array. Without preprocessing: an array as for `__call__`;
+                its batch axis may be left out. The path of a `.npy` file stands for the array in it.
 
         Raises:
             BadInput: the source does not fit, or the model is no classifier of one input.
@@ -153,6 +153,7 @@ class Model:
         learning_rate: float | None = None,
         new_labels: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        position: tuple[str, int] | None = None,
     ) -> LearnedSamples:
         """Learns one sample or several, in order, one step each; predictions follow at once.
 
@@ -165,6 +166,8 @@ class Model:
             learning_rate: from now on; 0.01 at first.
             new_labels: a label that the model does not have becomes a new class; else it is refused.
             progress: called with (samples done, samples in all) after each.
+            position: a name for the stream of samples and how many of it are learned after this call: kept with the
+                weights, and given by `learned_position`, so that work that was interrupted goes on where it stopped.
 
         Raises:
             BadInput: a sample or target that does not fit; of targets nothing is learned then. Or the outputs are not
@@ -174,10 +177,25 @@ class Model:
         """
         try:
             return self._to_learn().learn(
-                x, y, self._ready, learning_rate=learning_rate, new_labels=new_labels, progress=progress
+                x, y, self._ready, learning_rate, new_labels=new_labels, progress=progress, position=position
             )
         finally:
             self._show_classes()
+
+    def add_labels(self, labels: Sequence[str]) -> None:
+        """Adds classes to those that are learned; what was learned stays.
+
+        Raises:
+            BadInput: a label that is there already or is none, or nothing learns yet: call `learner` first.
+        """
+        if self.learned is None:
+            raise BadInput(f"{self.file}: nothing learns yet: model.learner(new_labels=...)")
+        self.learned.add_labels(labels)
+        self._show_classes()
+
+    def learned_position(self, stream: str) -> int:
+        """How many samples of a stream were learned: see `learn`."""
+        return self._to_learn().position(stream)
 
     def save_learned(self, path: str | os.PathLike[str] | None = None) -> str:
         """Writes what was learned, by default to where `load` finds it again; returns the path.
@@ -242,7 +260,7 @@ class Model:
     def _ready(self, source: Any) -> list[NDArray[Any]]:
         """The input arrays of one sample."""
         if len(self.inputs) != 1:
-            raise BadInput(f"{self.file}: takes {len(self.inputs)} inputs: a model of one input learns")
+            raise BadInput(f"{self.file}: takes {len(self.inputs)} inputs: only a model of one learns")
         preprocess = self.inputs[0].preprocess if isinstance(self.inputs[0], InputSpec) else None
         if isinstance(source, (str, os.PathLike)):
             source = _read_source(os.fspath(source), preprocess)
@@ -254,13 +272,7 @@ class Model:
         return self._checked([array])
 
     def _logits(self, source: Any) -> NDArray[np.float64]:
-        preprocess = self.inputs[0].preprocess if isinstance(self.inputs[0], InputSpec) else None
-        if isinstance(source, (str, os.PathLike)):
-            source = _read_source(os.fspath(source), preprocess)
-        array = source if preprocess is None else preprocess(source)
-        if not isinstance(array, np.ndarray):
-            raise BadInput(f"{self.file}: has no preprocessing: expected an array, not {type(source).__name__}")
-        logits = self._run(self._checked([array]))[0].reshape(-1).astype(np.float64)
+        logits = self._run(self._ready(source))[0].reshape(-1).astype(np.float64)
         if not np.isfinite(logits).all():
             raise BadInput(f"{self.file}: the model gave NaN or infinity for this input")
         return logits

@@ -108,6 +108,9 @@ class TranslatedLearner:
     def set_rate(self, rate: float) -> None:
         _translated(lambda: self._learner.set_rate(rate))
 
+    def set_samples(self, samples: int) -> None:
+        self._learner.set_samples(samples)
+
     @property
     def samples(self) -> int:
         return self._learner.samples

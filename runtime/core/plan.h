@@ -25,11 +25,9 @@ enum {
   /* The survey's stack, most of which these are, comes out of kilobytes. */
   EDGE_MAX_ARGUMENTS = 16,
   EDGE_MAX_LIST = 16,
-  EDGE_LIST_ROOM = 256,
 #else
   EDGE_MAX_ARGUMENTS = 32,
   EDGE_MAX_LIST = 64,
-  EDGE_LIST_ROOM = 1024,
 #endif
   EDGE_MAX_PORTS = 64,
   EDGE_MAX_MEMORIES = 8,
@@ -83,7 +81,11 @@ typedef struct edge_pool {
 void *edge_take(edge_pool *pool, size_t count, size_t width);
 
 /* Room for the lists of one call. */
-#define EDGE_LIST_BYTES (EDGE_MAX_LIST * (sizeof(edge_value) + sizeof(edge_value *)) + EDGE_LIST_ROOM)
+#ifdef EDGE_BARE_METAL
+#define EDGE_LIST_BYTES 576 /* seven tensors, say */
+#else
+#define EDGE_LIST_BYTES (EDGE_MAX_LIST * (sizeof(edge_value) + sizeof(edge_value *)) + 1024)
+#endif
 
 /* Reads a value; a list's elements go to `pool`. `table`: the model's values, which the entries of tensor lists then
  * are; NULL: the entries are built in `pool`. */

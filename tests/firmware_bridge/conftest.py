@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from edge.firmware_bridge.device import Device
+from edge.firmware_bridge.port import EmulatedPort
 from edge.firmware_bridge.signature import FirmwareKey
 from edge.firmware_bridge.slot_image import slot_image
+from edge.firmware_bridge.storage import Identity, first_storage_image
+from tests.firmware_bridge import emulated
+from tests.firmware_bridge.cuts import Bench, count_units
 from tests.firmware_bridge.host_board import HostBoard, build, write_storage
 from tests.runtime.programs import program_folder
 
@@ -53,3 +57,20 @@ def start(board_program: Path, owner: FirmwareKey, tmp_path: Path) -> Iterator[C
     yield make
     for device in devices:
         device.close()
+
+
+@pytest.fixture
+def emulated_bench(owner: FirmwareKey) -> Bench:
+    """An emulated Cortex-M4 with sectors of 1 KiB, from unicorn."""
+    elf, layout = emulated.firmware(), emulated.layout()
+    old, new = (
+        slot_image((program_folder() / f"{name}.pte").read_bytes(), owner, sequence=sequence, target="cortex-m4")
+        for name, sequence in (("mlp", 3), ("cnn", 4))
+    )
+    first = first_storage_image(layout, Identity.of(owner, b"0123456789abcdef"), [old])
+
+    def start(place: Path, cut: int | None, seed: int) -> EmulatedPort:
+        return emulated.port(elf, place, cut, seed)
+
+    fresh = first + b"\xff" * (layout.storage_bytes - len(first))
+    return Bench(start, layout, fresh, old, new, owner, count_units(new, layout, 4))

@@ -97,14 +97,13 @@ class Bench:
         finally:
             port.close()
         while draw.random() < 0.3:
-            self._look(place, tally)
+            self._look(place, tally).close()
             port = self.start(place, draw.randrange(1, self.units), draw.getrandbits(16))
             try:
                 self._cut_once(port, tally, False)
             finally:
                 port.close()
-        self._look(place, tally)
-        self._finish(place, tally)
+        self._finish(self._look(place, tally), place, tally)
 
     def _cut_once(self, port: Port, tally: Tally, by_line: bool) -> None:
         try:
@@ -115,20 +114,18 @@ class Bench:
             tally.line += by_line
             tally.power += not by_line
 
-    def _look(self, place: Path, tally: Tally) -> None:
+    def _look(self, place: Path, tally: Tally) -> Device:
         """Starts the device on what was left: it must run the old model or the new one, signed and whole."""
         before = last_commit(place.read_bytes(), self.layout)
-        port = self.start(place, None, 0)
-        try:
-            info = Device(port, "look", self.owner).info
-            self._check(info, place)
-        finally:
-            port.close()
+        device = Device(self.start(place, None, 0), "look", self.owner)
+        info = device.info
+        self._check(info, place)
         assert before is not None
         assert info.running_sequence >= before.active_sequence, "the device went back to an older model"
         assert info.floor >= before.floor
         tally.old += info.running_sequence == read_manifest(self.old).sequence
         tally.new += info.running_sequence == read_manifest(self.new).sequence
+        return device
 
     def _check(self, info: Info, place: Path) -> None:
         assert info.running is not None, f"no model runs: {info}"
@@ -137,16 +134,12 @@ class Bench:
         assert check_image(held, self.owner.public).sequence == info.running_sequence
         assert info.running == info.active
 
-    def _finish(self, place: Path, tally: Tally) -> None:
-        port = self.start(place, None, 0)
+    def _finish(self, device: Device, place: Path, tally: Tally) -> None:
         begun: list[int] = []
-        try:
-            device = Device(port, "finish", self.owner)
+        with device:
             info = device.flash(self.new, lambda done, total: begun.append(done))
             assert info.running_sequence == read_manifest(self.new).sequence
             self._check(info, place)
-        finally:
-            port.close()
         tally.resumed += not begun or begun[0] > MANIFEST_BYTES
 
 

@@ -76,6 +76,13 @@ def test_outputs_that_take_several_frames(start: Start, owner: FirmwareKey) -> N
     run_both(device, image)
 
 
+def test_smaller_frames(start: Start, old_image: bytes, new_image: bytes) -> None:
+    device = start(old_image, program=build(defines=["EDGE_CHUNK_BYTES=512"]))
+    assert device.info.chunk_bytes == 512
+    assert device.flash(new_image).running_sequence == 4
+    run_both(device, new_image)
+
+
 def test_run_takes_its_inputs_with_it(start: Start, old_image: bytes) -> None:
     device = start(old_image)
     with pytest.raises(Refused, match="the inputs take 144 bytes, 0 have come"):
@@ -228,7 +235,9 @@ def test_expiry_where_there_is_a_clock(start: Start, owner: FirmwareKey, old_ima
     with_clock = build(defines=["EDGE_HOST_CLOCK"])
     device = start(old_image, program=with_clock)
     with pytest.raises(Refused, match="the image has expired"):
-        device.flash(resigned(new_image, owner, expiry=1_000_000_000))
+        device._link.ask(Command.BEGIN, resigned(new_image, owner, expiry=1_000_000_000)[:MANIFEST_BYTES])
+    with pytest.raises(BadFile, match="the image of new 1 expired on 2001-09-09: sign a new one"):
+        device.flash(resigned(new_image, owner, expiry=1_000_000_000))  # for boards without one
     assert device.flash(resigned(new_image, owner, expiry=1 << 40)).running_sequence == 4
 
 

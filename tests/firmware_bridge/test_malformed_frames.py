@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,8 +13,11 @@ import pytest
 from edge.firmware_bridge.device import Device
 from edge.firmware_bridge.frames import Frame
 from edge.firmware_bridge.messages import FIRST_AUTHENTICATED, Command
+from edge.firmware_bridge.port import Port
 from edge.firmware_bridge.signature import FirmwareKey, link_mac
 from edge.firmware_bridge.slot_image import MANIFEST_BYTES
+from tests.firmware_bridge import emulated
+from tests.firmware_bridge.cuts import Bench
 from tests.firmware_bridge.host_board import HostBoard, build, write_storage
 
 FRAMES = 20_000
@@ -120,27 +124,44 @@ class MalformedFrames:
         return bytes(made)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_malformed_frames(tmp_path: Path, owner: FirmwareKey, old_image: bytes, new_image: bytes, seed: int) -> None:
-    place = write_storage(tmp_path / "storage.bin", owner, old_image)
-    before = place.read_bytes()
-    board = HostBoard(build(sanitized=True), place)
-    device = Device(board, "host", owner)
+def bombard(port: Port, owner: FirmwareKey, manifest: bytes, seed: int, count: int) -> None:
+    """Sends `count` malformed frames to a device, and looks at it between them."""
+    device = Device(port, "bombarded", owner)
     info = device.info
     nonce = device._link.ask(Command.CHALLENGE)
     secret = owner.device_secret(info.device_id)
-    stream = iter(MalformedFrames(seed, secret, nonce, new_image[:MANIFEST_BYTES]))
+    stream = iter(MalformedFrames(seed, secret, nonce, manifest))
     frames = 0
-    for _ in range(FRAMES // 4 // BATCH):
+    for _ in range(count // BATCH):
         # A zero first: what noise has begun is over.
-        board.write(b"\0".join(next(stream) for _ in range(BATCH)) + b"\0")
+        port.write(b"\0".join(next(stream) for _ in range(BATCH)) + b"\0")
         now = device.read_info()
         assert replace(now, learning=info.learning, output_bytes=info.output_bytes) == info
         stats = device.stats()
         assert stats.frames > frames, "the device started again"
         frames = stats.frames
-    assert stats.damaged > FRAMES // 4 // 4
-    assert stats.refused > FRAMES // 4 // 4
+    assert stats.damaged > count // 4
+    assert stats.refused > count // 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_on_this_machine(tmp_path: Path, owner: FirmwareKey, old_image: bytes, new_image: bytes, seed: int) -> None:
+    place = write_storage(tmp_path / "storage.bin", owner, old_image)
+    before = place.read_bytes()
+    board = HostBoard(build(sanitized=True), place)
+    bombard(board, owner, new_image[:MANIFEST_BYTES], seed, FRAMES // 4)
     assert place.read_bytes() == before
-    device.close()
+    board.close()
     assert board.wait() == 0
+
+
+# 40 s a quarter: the suite sends one of them, EDGE_ALL_CUTS=1 all 20,000.
+@pytest.mark.parametrize("seed", range(4 if os.environ.get("EDGE_ALL_CUTS") else 1))
+def test_on_an_emulated_board(tmp_path: Path, emulated_bench: Bench, seed: int) -> None:
+    place = tmp_path / "storage.bin"
+    place.write_bytes(emulated_bench.fresh)
+    port = emulated.port(emulated.firmware(), place)
+    bombard(port, emulated_bench.owner, emulated_bench.new[:MANIFEST_BYTES], seed, FRAMES // 4)
+    assert port.board.faults == [] and port.board.resets == 0
+    assert port.board.storage() == emulated_bench.fresh
+    port.close()

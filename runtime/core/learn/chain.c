@@ -19,6 +19,7 @@ typedef struct form {
   uint8_t kind, x, weight, bias, residual, activation;
   uint8_t option; /* bits of integer weights, or the first pair of a window: a pool's kernel, else the stride */
   uint8_t norm_eps, groups;
+  uint8_t pool; /* the first argument of the pool behind a convolution */
 } form;
 
 static const form forms[] = {
@@ -29,6 +30,7 @@ static const form forms[] = {
     {"mm", 'a', EDGE_LAYER_DENSE, 0, 1, 0, 0, 0, 0, 0, 0},
     {"addmm", 'a', EDGE_LAYER_DENSE, 1, 2, 0, 0, 0, 0, 0, 0},
     {"conv2d", 'e', EDGE_LAYER_CONVOLUTION, 0, 1, 2, 3, 8, 4, 0, 7},
+    {"conv2d_max_pool2d", 'e', EDGE_LAYER_CONVOLUTION, 0, 1, 2, 0, 7, 3, 0, 6, 8},
     {"convolution", 'a', EDGE_LAYER_CONVOLUTION, 0, 1, 2, 0, 0, 3, 0, 8},
     {"max_pool2d", 'e', EDGE_LAYER_MAX_POOL, .option = 1},
     {"max_pool2d_with_indices", 'a', EDGE_LAYER_MAX_POOL, .option = 1},
@@ -46,7 +48,7 @@ static const form forms[] = {
     {"_softmax", 'a', SOFTMAX},
 };
 /* Those that want to be looked at more closely. */
-enum { TERNARY_LINEAR = 0, MM = 4, ADDMM = 5, CONVOLUTION = 7, AVG_POOL = 10, MEAN = 12, HARDTANH = 14 };
+enum { TERNARY_LINEAR = 0, MM = 4, ADDMM = 5, CONVOLUTION = 8, AVG_POOL = 11, MEAN = 13, HARDTANH = 15 };
 
 static bool is_named(const char *full, char namespace, const char *name) {
   const size_t length = strlen(name);
@@ -87,23 +89,28 @@ static uint32_t find_writer(const edge_model *model, const edge_tensor *read, ui
 }
 
 /* Names what stands in the way, and what can be had without it. */
+#ifdef EDGE_TERSE
+#define refuse(own, what) refuse_at((own), __LINE__)
+static edge_status refuse_at(const search *own, int line) {
+  return (edge_set_error)(own->error, EDGE_UNSUPPORTED, "%s: chain.c:%d", own->call->op->name, line);
+}
+#else
 static edge_status refuse(const search *own, const char *what) {
   return edge_set_error(own->error, EDGE_UNSUPPORTED,
                         "instruction %lu, %s: %s cannot be learned through; layers behind it that can learn: %lu",
                         (unsigned long)own->index, own->call->op->name, what, (unsigned long)own->chain->weighted);
 }
+#endif
 
 /* Of float32. */
 static uint32_t elements(const edge_tensor *tensor) { return (uint32_t)(tensor->bytes / sizeof(float)); }
 static uint32_t last_size(const edge_tensor *tensor) { return (uint32_t)tensor->sizes[tensor->rank - 1]; }
 
 /* NULL where there is no room for it. */
-static edge_layer *add_layer(search *own, uint8_t kind, const edge_tensor *x, const edge_tensor *y) {
-  edge_chain *chain = own->chain;
-  if (chain->count == EDGE_CHAIN_MAX) return NULL;
-  edge_layer *layer = &chain->layers[chain->count];
-  *layer = (edge_layer){.call = own->call, .kind = kind, .inputs = elements(x), .outputs = elements(y)};
-  layer->window = &chain->windows[chain->count++];
+static edge_layer *add_layer(search *own, uint8_t kind, uint32_t inputs, uint32_t outputs) {
+  if (own->chain->count == EDGE_CHAIN_MAX) return NULL;
+  edge_layer *layer = &own->chain->layers[own->chain->count++];
+  *layer = (edge_layer){.call = own->call, .kind = kind, .inputs = inputs, .outputs = outputs};
   return layer;
 }
 
@@ -136,9 +143,8 @@ static edge_status add_dense(search *own, const form *at) {
   }
   if (weight == NULL || !weight->constant || (bias != NULL && !bias->constant)) return refuse(own, "computed weights");
   if (x->rank < 1 || elements(x) != last_size(x) || x->bytes == 0) return refuse(own, "several rows");
-  edge_layer *layer = add_layer(own, EDGE_LAYER_DENSE, x, own->read);
+  edge_layer *layer = add_layer(own, EDGE_LAYER_DENSE, elements(x), elements(own->read));
   if (layer == NULL) return refuse(own, "too long a chain");
-  layer->window = NULL;
   layer->weight = weight;
   layer->bias = bias;
   layer->transposed = transposed;
@@ -147,9 +153,8 @@ static edge_status add_dense(search *own, const form *at) {
   layer->depth = layer->inputs;
   layer->activation = own->activation;
   if (at->norm_eps == 0 || !(edge_real_at(call, at->norm_eps) >= 0.0)) return EDGE_OK;
-  layer = add_layer(own, EDGE_LAYER_NORM, x, x);
+  layer = add_layer(own, EDGE_LAYER_NORM, elements(x), elements(x));
   if (layer == NULL) return refuse(own, "too long a chain");
-  layer->window = NULL;
   layer->eps = (float)edge_real_at(call, at->norm_eps);
   return EDGE_OK;
 }
@@ -171,49 +176,79 @@ static bool is_mean_of_planes(const search *own, const form *at, const edge_tens
   return found == 3u << (x->rank - 2);
 }
 
-static edge_status add_window(search *own, const form *at) {
+/* Stride, padding and dilation from argument `at` on; of a pool the kernel comes first, and is the stride where that is
+ * left out. Where a mean has no dilation it has a bool. */
+static void read_window(const edge_call *call, uint32_t at, bool pool, edge_conv2d *window) {
+  if (pool) {
+    read_pair(call->args[at++], &window->kernel_h, &window->kernel_w);
+    window->stride_h = window->kernel_h;
+    window->stride_w = window->kernel_w;
+  }
+  read_pair(call->args[at], &window->stride_h, &window->stride_w);
+  read_pair(call->args[at + 1], &window->padding_h, &window->padding_w);
+  read_pair(call->args[at + 2], &window->dilation_h, &window->dilation_w);
+}
+
+/* A layer with a window over images of `channels` planes, with a kernel as large as they are and one output a plane. */
+static edge_layer *add_window(search *own, uint8_t kind, int32_t channels, int32_t height, int32_t width) {
+  const uint32_t planes = (uint32_t)channels;
+  edge_layer *layer = add_layer(own, kind, planes * (uint32_t)height * (uint32_t)width, planes);
+  if (layer == NULL) return NULL;
+  layer->window = &own->chain->windows[own->chain->count - 1];
+  *layer->window = (edge_conv2d){1, channels, height, width, channels, 1, 1, height, width, 1, 1, 0, 0, 1, 1, channels};
+  return layer;
+}
+
+static int32_t window_count(int32_t size, int32_t kernel, int32_t stride, int32_t padding, int32_t dilation) {
+  return (size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1;
+}
+
+/* A pool over planes of these sizes, whose outputs are the call's. */
+static edge_status add_pool(search *own, const form *at, int32_t channels, int32_t height, int32_t width) {
   const edge_call *call = own->call;
-  const edge_tensor *x = edge_tensor_at(call, 0), *y = own->read;
-  const edge_tensor *weight = at->weight ? edge_tensor_at(call, at->weight) : NULL;
-  if (x->rank != 4 || x->sizes[0] != 1) return refuse(own, "other than one image");
-  edge_layer *layer = add_layer(own, at->kind, x, y);
+  const uint32_t option = at->pool ? at->pool : at->option;
+  edge_layer *layer = add_window(own, at->pool ? EDGE_LAYER_MAX_POOL : at->kind, channels, height, width);
   if (layer == NULL) return refuse(own, "too long a chain");
-  edge_conv2d *window = layer->window;
-  const int32_t channels = x->sizes[1], *kernel = weight != NULL ? weight->sizes + 2 : x->sizes + 2;
-  *window = (edge_conv2d){1, channels, x->sizes[2], x->sizes[3], channels, 1, 1, kernel[0], kernel[1],
-                          1, 1, 0, 0, 1, 1, channels};
-  if (at->option) {
-    uint32_t argument = at->option;
-    window->out_height = y->sizes[2];
-    window->out_width = y->sizes[3];
-    if (weight == NULL) {
-      read_pair(call->args[argument++], &window->kernel_h, &window->kernel_w);
-      window->stride_h = window->kernel_h;
-      window->stride_w = window->kernel_w;
-    }
-    read_pair(call->args[argument], &window->stride_h, &window->stride_w);
-    read_pair(call->args[argument + 1], &window->padding_h, &window->padding_w);
-    read_pair(call->args[argument + 2], &window->dilation_h, &window->dilation_w); /* of means a bool */
-  } else if (!is_mean_of_planes(own, at, x, (uint32_t)channels)) {
+  layer->outputs = elements(own->read);
+  if (option) {
+    layer->window->out_height = own->read->sizes[2];
+    layer->window->out_width = own->read->sizes[3];
+    read_window(call, option, true, layer->window);
+  } else if (!is_mean_of_planes(own, at, edge_tensor_at(call, 0), (uint32_t)channels)) {
     return refuse(own, "other than a mean over height and width");
   }
+  if (layer->kind == EDGE_LAYER_MAX_POOL) return EDGE_OK;
   /* Windows that all lie inside have as many values as the kernel. */
-  if (at == &forms[AVG_POOL] && (window->padding_h != 0 || window->padding_w != 0 || call->args[6]->kind != EDGE_NONE ||
-                                 edge_bool_at(call, 4))) {
+  if (at == &forms[AVG_POOL] && (layer->window->padding_h != 0 || layer->window->padding_w != 0 ||
+                                 call->args[6]->kind != EDGE_NONE || edge_bool_at(call, 4))) {
     return refuse(own, "other than a mean of whole windows");
   }
-  if (weight == NULL) {
-    /* The largest of activated values is the activated largest: the layer before takes the function on. */
-    return at->kind == EDGE_LAYER_MAX_POOL || own->activation == EDGE_ACT_NONE ? EDGE_OK
-                                                                              : refuse(own, "an activated mean");
-  }
-  layer->weight = weight;
-  layer->bias = edge_optional_tensor_at(call, at->bias);
-  if (!weight->constant || (layer->bias != NULL && !layer->bias->constant)) return refuse(own, "computed weights");
+  /* The largest of activated values is the activated largest, so that the layer before takes the function on. */
+  return own->activation == EDGE_ACT_NONE ? EDGE_OK : refuse(own, "an activated mean");
+}
+
+static edge_status add_image_layer(search *own, const form *at) {
+  const edge_call *call = own->call;
+  const edge_tensor *x = edge_tensor_at(call, 0);
+  if (x->rank != 4 || x->sizes[0] != 1) return refuse(own, "other than one image");
+  if (at->weight == 0) return add_pool(own, at, x->sizes[1], x->sizes[2], x->sizes[3]);
+  const edge_tensor *weight = edge_tensor_at(call, at->weight);
+  const edge_tensor *bias = edge_optional_tensor_at(call, at->bias);
+  if (!weight->constant || (bias != NULL && !bias->constant)) return refuse(own, "computed weights");
   if (at == &forms[CONVOLUTION] && edge_bool_at(call, 6)) return refuse(own, "a transposed convolution");
-  window->groups = (int32_t)edge_int_at(call, at->groups);
-  window->out_channels = weight->sizes[0];
-  layer->rows = (uint32_t)weight->sizes[0];
+  edge_conv2d window = {1, x->sizes[1], x->sizes[2], x->sizes[3], weight->sizes[0], 1, 1, weight->sizes[2],
+                        weight->sizes[3], 1, 1, 0, 0, 1, 1, (int32_t)edge_int_at(call, at->groups)};
+  read_window(call, at->option, false, &window);
+  window.out_height = window_count(window.height, window.kernel_h, window.stride_h, window.padding_h, window.dilation_h);
+  window.out_width = window_count(window.width, window.kernel_w, window.stride_w, window.padding_w, window.dilation_w);
+  if (at->pool) EDGE_TRY(add_pool(own, at, window.out_channels, window.out_height, window.out_width));
+  edge_layer *layer = add_window(own, EDGE_LAYER_CONVOLUTION, window.channels, window.height, window.width);
+  if (layer == NULL) return refuse(own, "too long a chain");
+  *layer->window = window;
+  layer->weight = weight;
+  layer->bias = bias;
+  layer->rows = (uint32_t)window.out_channels;
+  layer->outputs = layer->rows * (uint32_t)window.out_height * (uint32_t)window.out_width;
   layer->depth = elements(weight) / layer->rows;
   layer->activation = own->activation;
   return EDGE_OK;
@@ -252,7 +287,7 @@ static edge_status take_call(search *own) {
     if (x->bytes != own->read->bytes) return refuse(own, "a part of a tensor");
   } else {
     if (at->activation) EDGE_TRY(take_activation(own, edge_int_at(call, at->activation)));
-    EDGE_TRY(at->kind == EDGE_LAYER_DENSE ? add_dense(own, at) : add_window(own, at));
+    EDGE_TRY(at->kind == EDGE_LAYER_DENSE ? add_dense(own, at) : add_image_layer(own, at));
     if (at->weight) {
       own->activation = EDGE_ACT_NONE;
       ++chain->weighted;

@@ -130,6 +130,8 @@ float *edge_learn_weights(edge_learner *learner, size_t *count) {
 
 uint32_t edge_learn_samples(const edge_learner *learner) { return learner->samples; }
 
+void edge_learn_set_samples(edge_learner *learner, uint32_t samples) { learner->samples = samples; }
+
 const float *edge_learn_outputs(const edge_learner *learner, size_t *count) {
   *count = learner->plan.classes;
   return last_of(learner)->y;

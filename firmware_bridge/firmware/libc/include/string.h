@@ -12,6 +12,7 @@ void *memchr(const void *in, int byte, size_t count);
 size_t strlen(const char *text);
 size_t strnlen(const char *text, size_t most);
 int strcmp(const char *a, const char *b);
+char *strchr(const char *text, int letter);
 int strncmp(const char *a, const char *b, size_t count);
 
 /* Constant counts become single instructions. */
