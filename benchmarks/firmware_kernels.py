@@ -1,14 +1,14 @@
 """How many instructions ternary layers take on microcontrollers: `python benchmarks/firmware_kernels.py [--out FILE]`.
 
-Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the activations,
-product and epilogue are in (a linear has one scale, a convolution one an output), and images have their channels last, as
-they have between convolutions. The board is emulated (unicorn; the M55 by QEMU), counts are
-exact and the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit.
-CMSIS-NN's counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
+Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the
+activations, product and epilogue are in (a linear has one scale, a convolution one an output), and images have their
+channels last, as they have between convolutions. The board is emulated (unicorn; the M55 by QEMU), counts are exact and
+the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit. CMSIS-NN's
+counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
 
-Writes benchmarks/results/firmware_kernels.json, which tests hold the kernels to, and prints it as a table. zig's counts
-need pip's packages alone (edge-deploy[firmware]); gcc's are added where arm-none-eabi-gcc and riscv64-unknown-elf-gcc are
-installed.
+Writes benchmarks/results/firmware_kernels.json (of what it measures; other records stay), which tests hold the kernels
+to, and prints it as a table. zig's counts need pip's packages alone (edge-deploy[firmware]); gcc's are added where
+arm-none-eabi-gcc and riscv64-unknown-elf-gcc are installed.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ ICOUNT = ("-icount", "shift=6,sleep=off")
 TICK_NANOSECONDS = 31.25
 """Of SysTick on the one board that only QEMU has, mps3-an547, whose clock has 32 MHz."""
 
+KEY = ("case", "board", "toolchain")
+"""What a record is of."""
+
 PEERS: dict[str, dict[str, float]] = {
     "cortex-m4": {"linear": 2.07, "conv": 1.93},
     "cortex-m7": {"linear": 2.07, "conv": 1.93},
@@ -83,6 +86,14 @@ class Case:
     arguments: tuple[Any, ...]
     macs: int
     kind: str
+
+
+def toolchain_version(name: str) -> str | None:
+    """The version of a compiler for ARM, or None where it is not installed."""
+    try:
+        return find_toolchain(name, "cortex-m4").version
+    except MissingDependency:
+        return None
 
 
 def cases() -> list[Case]:
@@ -247,8 +258,14 @@ def figures(boards: tuple[str, ...], toolchains: tuple[str, ...], chosen: str = 
                     except MissingDependency as error:
                         print(f"left out: {error}", file=sys.stderr)
                         break
+                    except EdgeError as error:
+                        if "too little memory" not in str(error):
+                            raise
+                        print(f"left out: {error}", file=sys.stderr)
+                        continue
                     record: dict[str, Any] = {"case": case.name, "board": board_name, "target": target}
                     record |= {"toolchain": toolchain_name, "instructions": taken, "macs": case.macs}
+                    record["weight bytes"] = pack_layout(case.arguments[1], find_target(target).layout).size
                     record["per MAC"] = round(taken / case.macs, 4)
                     peer = PEERS.get(target, {}).get(case.kind)
                     if peer is not None:
@@ -270,7 +287,11 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     arguments = parser.parse_args()
     records = figures(tuple(arguments.board or BOARDS), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
-    arguments.out.write_text(json.dumps({"flags": list(FLAGS), "figures": records}, indent=1) + "\n")
+    kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
+    known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
+    versions = {name: version for name in TOOLCHAINS if (version := toolchain_version(name)) is not None}
+    document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

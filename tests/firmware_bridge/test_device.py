@@ -76,6 +76,13 @@ def test_outputs_that_take_several_frames(start: Start, owner: FirmwareKey) -> N
     run_both(device, image)
 
 
+def test_smaller_frames(start: Start, old_image: bytes, new_image: bytes) -> None:
+    device = start(old_image, program=build(defines=["EDGE_CHUNK_BYTES=512"]))
+    assert device.info.chunk_bytes == 512
+    assert device.flash(new_image).running_sequence == 4
+    run_both(device, new_image)
+
+
 def test_run_takes_its_inputs_with_it(start: Start, old_image: bytes) -> None:
     device = start(old_image)
     with pytest.raises(Refused, match="the inputs take 144 bytes, 0 have come"):

@@ -23,13 +23,13 @@
     sum = vmladavaq_s8(sum, vreinterpretq_s8_u8(vshrq_n_u8(w, 6)), x3);                      \
   } while (0)
 
-/* `count` outputs, at most four; rows of weights `bytes` long. */
+/* `count` outputs, at most four; rows of weights are `bytes` long, and the codes' sum is `total`. */
 static inline void multiply(size_t count, size_t k, size_t bytes, const uint8_t *weight, const int8_t *codes,
-                            int32_t *sums) {
+                            int32_t total, int32_t *sums) {
   const uint8x16_t three = vdupq_n_u8(3);
   const uint8_t *a = weight, *b = count > 1 ? a + bytes : a, *c = count > 2 ? b + bytes : a;
   const uint8_t *d = count > 3 ? c + bytes : a;
-  int32_t sum_a = 0, sum_b = 0, sum_c = 0, sum_d = 0;
+  int32_t sum_a = -total, sum_b = -total, sum_c = -total, sum_d = -total;
   size_t left = k;
   for (; left >= 64; left -= 64, codes += 64, a += 16, b += 16, c += 16, d += 16) {
     const int8x16_t x0 = vld1q_s8(codes), x1 = vld1q_s8(codes + 16);
@@ -74,9 +74,9 @@ void edge_qd8_f32_qc2w_gemm__helium(const edge_qd8_gemm *gemm, size_t first, siz
       int32_t sums[OUTPUTS_AT_ONCE];
       const uint8_t *weight = (const uint8_t *)gemm->weight + o * bytes;
       size_t i = 0;
-      for (; i + 4 <= count; i += 4) multiply(4, gemm->k, bytes, weight + i * bytes, codes, sums + i);
-      if (i < count) multiply(count - i, gemm->k, bytes, weight + i * bytes, codes, sums + i);
-      edge_micro_finish(gemm, r, o, count, sums, total);
+      for (; i + 4 <= count; i += 4) multiply(4, gemm->k, bytes, weight + i * bytes, codes, total, sums + i);
+      if (i < count) multiply(count - i, gemm->k, bytes, weight + i * bytes, codes, total, sums + i);
+      edge_micro_finish(gemm, r, o, count, sums, 0);
     }
   }
 }
