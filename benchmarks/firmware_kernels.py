@@ -1,13 +1,14 @@
 """How many instructions ternary layers take on microcontrollers: `python benchmarks/firmware_kernels.py [--out FILE]`.
 
-Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the activations,
-product and epilogue (bias and one scale a tensor) are in. The board is emulated (unicorn; the M55 by QEMU), counts are
-exact and the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit.
-CMSIS-NN's counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
+Each case is one operator of the core as the firmware runs it, float32 in and float32 out: quantization of the
+activations, product and epilogue are in (a linear has one scale, a convolution one an output), and images have their
+channels last, as they have between convolutions. The board is emulated (unicorn; the M55 by QEMU), counts are exact and
+the same on every machine with the same compiler, and the result is held to the numpy oracle bit by bit. CMSIS-NN's
+counts, of its int8 kernels of the same shapes at gcc -O3, are the design's.
 
-Writes benchmarks/results/firmware_kernels.json, which tests hold the kernels to, and prints it as a table. zig's counts
-need pip's packages alone (edge-deploy[firmware]); gcc's are added where arm-none-eabi-gcc and riscv64-unknown-elf-gcc are
-installed.
+Writes benchmarks/results/firmware_kernels.json (of what it measures; other records stay), which tests hold the kernels
+to, and prints it as a table. zig's counts need pip's packages alone (edge-deploy[firmware]); gcc's are added where
+arm-none-eabi-gcc and riscv64-unknown-elf-gcc are installed.
 """
 
 from __future__ import annotations
@@ -42,6 +43,13 @@ RESULTS = Path(__file__).with_name("results") / "firmware_kernels.json"
 FLAGS = ("-O3", "-DEDGE_BARE_METAL", "-DEDGE_NO_THREADS", "-DNDEBUG")
 BOARDS = ("mps2-an386", "mps2-an500", "mps2-an505", "lm3s6965evb", "microbit", "riscv32-virt", "mps3-an547")
 TOOLCHAINS = ("zig", "gcc")
+
+ICOUNT = ("-icount", "shift=6,sleep=off")
+TICK_NANOSECONDS = 31.25
+"""Of SysTick on the one board that only QEMU has, mps3-an547, whose clock has 32 MHz."""
+
+KEY = ("case", "board", "toolchain")
+"""What a record is of."""
 
 PEERS: dict[str, dict[str, float]] = {
     "cortex-m4": {"linear": 2.07, "conv": 1.93},
@@ -78,6 +86,14 @@ class Case:
     arguments: tuple[Any, ...]
     macs: int
     kind: str
+
+
+def toolchain_version(name: str) -> str | None:
+    """The version of a compiler for ARM, or None where it is not installed."""
+    try:
+        return find_toolchain(name, "cortex-m4").version
+    except MissingDependency:
+        return None
 
 
 def cases() -> list[Case]:
@@ -143,16 +159,17 @@ def header(case: Case, layout: str) -> str:
                 )
             case _:
                 is_output = packed is result
+                image = packed.ndim == 4 and packed.dtype == np.float32
                 data = "NULL"
                 if not is_output:
-                    lines.append(_array(f"data{i}", packed))
+                    lines.append(_array(f"data{i}", packed.transpose(0, 2, 3, 1) if image else packed))
                     data = f"(void *)(uintptr_t)data{i}"
                 sizes = ", ".join(map(str, packed.shape))
                 dtype = "EDGE_UINT8" if packed.dtype == np.uint8 else "EDGE_FLOAT32"
                 fills.append(
                     f"{value}.kind = EDGE_TENSOR; {value}.as.tensor = (edge_tensor){{.data = {data}, "
                     f".bytes = {packed.nbytes}, .sizes = {{{sizes}}}, .rank = {packed.ndim}, .dtype = {dtype}, "
-                    f".constant = {int(i == 1)}}};"
+                    f".constant = {int(i == 1)}, .channels_last = {int(image)}}};"
                 )
                 tensors += 1
     count = len(fills)
@@ -189,6 +206,9 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     if board.flash.holds(board.storage.origin):  # a case's weights are in the code's part of the flash
         storage = replace(board.storage, origin=board.flash.end - 4 * board.storage.erase_bytes)
         board = replace(board, storage=replace(storage, bytes=4 * board.storage.erase_bytes))
+    counted = board.unicorn is not None
+    if not counted and board.qemu is not None:  # QEMU's clock advances by 64 ns an instruction
+        board = replace(board, qemu=replace(board.qemu, options=(*board.qemu.options, *ICOUNT)))
     toolchain = find_toolchain(toolchain_name, board.cpu)
     # A folder each: compiled files are kept by the path of what they include.
     folder = Path(tempfile.mkdtemp(dir=folder))
@@ -205,10 +225,13 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
             )
         empty, taken, size = struct.unpack("<III", _read(running, 12))
         result = np.frombuffer(_read(running, size), np.float32)
+    shape = wanted(case).shape
+    if len(shape) == 4:
+        result = np.ascontiguousarray(result.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2))
     if result.tobytes() != wanted(case).tobytes():
-        differing = int((result.view(np.uint32) != wanted(case).ravel().view(np.uint32)).sum())
+        differing = int((result.ravel().view(np.uint32) != wanted(case).ravel().view(np.uint32)).sum())
         raise EdgeError(f"{case.name} on {board_name}: {differing} of {result.size} values are not the oracle's")
-    return int(taken - empty)
+    return int(taken - empty) if counted else round((taken - empty) * TICK_NANOSECONDS / 64)
 
 
 def _read(port: Any, size: int) -> bytes:
@@ -235,8 +258,14 @@ def figures(boards: tuple[str, ...], toolchains: tuple[str, ...], chosen: str = 
                     except MissingDependency as error:
                         print(f"left out: {error}", file=sys.stderr)
                         break
+                    except EdgeError as error:
+                        if "too little memory" not in str(error):
+                            raise
+                        print(f"left out: {error}", file=sys.stderr)
+                        continue
                     record: dict[str, Any] = {"case": case.name, "board": board_name, "target": target}
                     record |= {"toolchain": toolchain_name, "instructions": taken, "macs": case.macs}
+                    record["weight bytes"] = pack_layout(case.arguments[1], find_target(target).layout).size
                     record["per MAC"] = round(taken / case.macs, 4)
                     peer = PEERS.get(target, {}).get(case.kind)
                     if peer is not None:
@@ -258,7 +287,11 @@ def main() -> None:
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     arguments = parser.parse_args()
     records = figures(tuple(arguments.board or BOARDS), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
-    arguments.out.write_text(json.dumps({"flags": list(FLAGS), "figures": records}, indent=1) + "\n")
+    kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
+    known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
+    versions = {name: version for name in TOOLCHAINS if (version := toolchain_version(name)) is not None}
+    document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
+    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -122,13 +122,14 @@ def main() -> None:
             program = Path(scratch) / f"{case.model}.pte"
             write_program(case, program)
             outcome = compare(case, program, Path(scratch), options.inputs, options.toolchain)
-            flash, ram = outcome.report["flash"]["used"], outcome.report["ram"]["used"]
+            report = outcome.report
+            flash, ram = report["flash"]["used"], report["ram"]["used"]
             print(
-                f"{case.model} on {case.board}: flash {flash:,} of {case.flash:,}, code {outcome.report['flash']['code']:,},"
-                f" RAM {ram:,} of {case.ram:,}, {outcome.report['instructions']:,} instructions a run; of "
+                f"{case.model} on {case.board}: flash {flash:,} of {case.flash:,}, code {report['flash']['code']:,},"
+                f" RAM {ram:,} of {case.ram:,}, {report['instructions']:,} instructions a run; of "
                 f"{outcome.inputs} inputs {outcome.same} the same top-1, {outcome.equal} the same bits"
             )
-            rows.append({"model": case.model, "same": outcome.same, "equal": outcome.equal, **outcome.report})
+            rows.append({"model": case.model, "same": outcome.same, "equal": outcome.equal, **report})
     if options.json:
         options.json.write_text(json.dumps({"inputs": options.inputs, "cases": rows}, indent=1) + "\n")
 

@@ -156,9 +156,7 @@ def main() -> int:
     with opened as model:
         device = stream_on(model, x, y, arguments.rate, train)
     wanted = stream_in_numpy(program, x, y, arguments.rate, train)
-    print(
-        f"{len(x)} samples of {arguments.data}; body {x[0].size}->{arguments.hidden} knows {arguments.known} classes"
-    )
+    print(f"{len(x)} samples of {arguments.data}; body {x[0].size}->{arguments.hidden} knows {arguments.known} classes")
     print(f"{'':8}{'online':>9}{'held out':>10}")
     for name, found in (("device", device), ("numpy", wanted)):
         print(f"{name:8}{found['online']:9.2%}{found['held_out']:10.2%}")

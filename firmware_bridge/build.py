@@ -307,11 +307,14 @@ def _write_binaries(board: Board, elf: Path) -> tuple[tuple[Path, int], ...]:
     for path, _, data in files:
         with whole_file(path) as file:
             file.write(data)
+    # What an emulated board kept beside an older file of this name was another device's.
+    for path in (elf, plain):
+        path.with_name(f"{path.name}.storage").unlink(missing_ok=True)
     return tuple((path, address) for path, address, _ in files)
 
 
 def _bytes(tensor: tuple[Any, ...]) -> int:
-    return math.prod(tensor[2]) * _NUMBER_BYTES.get(tensor[1], 1)
+    return int(math.prod(tensor[2])) * _NUMBER_BYTES.get(tensor[1], 1)
 
 
 def _word(text: str, longest: int) -> str:

@@ -40,7 +40,7 @@ FLAGS = (
 # Words of ours that stand for options: each compiler has its own for them.
 COLD = ("@cold",)
 HOT = ("@hot",)
-_OPTIMIZE = {
+_OPTIMIZE: dict[str, dict[str, tuple[str, ...]]] = {
     # zig turns -Oz into -Os on its own.
     "zig": {"@cold": ("-Os", "-Xclang", "-Oz"), "@hot": ("-O2",)},
     "gcc": {"@cold": ("-Os",), "@hot": ("-O2",)},

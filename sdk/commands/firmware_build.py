@@ -60,7 +60,12 @@ def _kib(count: int) -> str:
     help="Operators in the firmware: the model's, or some more for models to come.",
 )
 @click.option("--learning/--no-learning", default=True, help="Whether the device can learn; 10 KB of flash.")
-@click.option("--key", type=click.Path(path_type=Path), help="Key file that signs the model.  [default: firmware.key]")
+@click.option(
+    "--key",
+    type=click.Path(path_type=Path),
+    envvar="EDGE_FIRMWARE_KEY",
+    help="Key file that signs the model.  [default: firmware.key]",
+)
 @click.option(
     "--sequence", type=click.IntRange(1, 2**32 - 1), default=1, help="Of the model; updates have higher ones."
 )

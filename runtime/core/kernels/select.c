@@ -9,11 +9,14 @@
 #include "kernels/armv6m/armv6m.h"
 #include "kernels/armv7e_m_dsp/armv7e_m_dsp.h"
 #include "kernels/armv7m/armv7m.h"
+#include "kernels/helium/helium.h"
 #include "kernels/rv32/rv32.h"
 
 const edge_kernels *edge_kernels_at(size_t index) {
 #if defined(EDGE_HAS_ARMV7E_M_DSP)
   return index == 0 ? &edge_kernels_armv7e_m_dsp : NULL;
+#elif defined(EDGE_HAS_HELIUM)
+  return index == 0 ? &edge_kernels_helium : NULL;
 #elif defined(EDGE_HAS_ARMV7M)
   return index == 0 ? &edge_kernels_armv7m : NULL;
 #elif defined(EDGE_HAS_ARMV6M)

@@ -38,6 +38,10 @@ REFUSED = {
 """What more than one layer of a program stumbles over."""
 
 
+LAYOUTS = ("rows", "pairs", "trits", "planes")
+"""In which odd_LAYOUT.pte has the same ternary weights, of which no size is a multiple of four."""
+
+
 def learn_folder() -> Path:
     """The folder of all programs, exported the first time."""
     from tests.conftest import made_once, source_hash
@@ -159,13 +163,13 @@ def write_all(folder: Path) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.b(self.a(x).flatten(1))
 
-    def edge(name: str, model: nn.Module, shape: tuple[int, ...], bits: float = 32) -> None:
+    def edge(name: str, model: nn.Module, shape: tuple[int, ...], bits: float = 32, layout: str = "rows") -> None:
         example = (torch.randn(1, *shape),)
         model.eval()
         with torch.no_grad():
             if bits != 32:
                 model = ternarize(model, config=QuantConfig(bits=bits))
-            to_pte(freeze(model, example), example, folder / f"{name}.pte")
+            to_pte(freeze(model, example), example, folder / f"{name}.pte", layout=layout)
 
     def portable(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
         exported = torch.export.export(model.eval(), (torch.randn(1, *shape),))
@@ -174,6 +178,9 @@ def write_all(folder: Path) -> None:
     torch.manual_seed(0)
     for name, bits in (("ternary", 1.58), ("int2", 2), ("int4", 4), ("int8", 8), ("float", 32)):
         edge(f"mlp_{name}", Mlp(64, 32, 10), (1, 8, 8), bits)
+    for layout in LAYOUTS:
+        torch.manual_seed(1)  # the same weights in each
+        edge(f"odd_{layout}", Mlp(13, 11, 7), (13,), 1.58, layout)
     edge("mlp_196", Mlp(196, 64, 10), (1, 14, 14))
     edge("head_256", Head(), (8,), 1.58)
     edge("cnn", Cnn(), (1, 16, 16))

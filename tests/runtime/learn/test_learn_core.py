@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge.export.learning_reference import LearningReference, tail_of
 from edge.runtime import _core
-from tests.runtime.learn.learn_programs import LEARNABLE, REFUSED, learn_folder
+from tests.runtime.learn.learn_programs import LAYOUTS, LEARNABLE, REFUSED, learn_folder
 
 
 @cache
@@ -136,6 +136,13 @@ def test_new_classes_are_the_mean_of_the_old_and_are_learned() -> None:
             learner.learn_class([x], (11, 12)[index % 2] if index < 4 else 3)
     found = [int(learner.predict([x]).argmax()) for x in inputs]
     assert found == [11, 12, 11, 12, 3, 3]
+
+
+def test_weights_start_the_same_in_every_layout() -> None:
+    starts = [_core.Learner(opened(f"odd_{layout}"), 2, 9, 0.1, "cross-entropy").weights() for layout in LAYOUTS]
+    for start in starts:
+        np.testing.assert_array_equal(start, starts[0])
+    assert len(np.unique(np.abs(starts[0][: 11 * 13]))) == 2, "a scale and zero"
 
 
 def test_the_program_still_runs_as_it_was() -> None:

@@ -185,6 +185,15 @@ __asm__(
     "  add sp, #20\n"
     "  pop {r4-r11, pc}\n");
 
+/* Eight codes as half words, in the order of a step, half of them so many bytes behind the others; and their sum. */
+#define spread(from, to, sums, bytes)                                                                              \
+  __asm__("ldrd r2, r3, [%0], #8\n sxtb16 r4, r2\n sxtb16 r5, r2, ror #8\n strd r4, r5, [%1], #" bytes "\n"         \
+          "sadd16 %2, %2, r4\n sadd16 %2, %2, r5\n sxtb16 r4, r3\n sxtb16 r5, r3, ror #8\n"                         \
+          "strd r4, r5, [%1], #" bytes "\n sadd16 %2, %2, r4\n sadd16 %2, %2, r5\n"                                 \
+          : "+r"(*(from)), "+r"(*(to)), "+r"(*(sums))                                                              \
+          :                                                                                                        \
+          : "r2", "r3", "r4", "r5", "memory")
+
 /* The stream of `rows` (1 or 2) rows of codes, `padded` bytes apart, for so many steps. */
 static void lay_out(size_t rows, const int8_t *codes, size_t padded, size_t steps, size_t steps_a_segment,
                     uint32_t *stream) {
@@ -197,18 +206,15 @@ static void lay_out(size_t rows, const int8_t *codes, size_t padded, size_t step
     uint32_t *const header = stream;
     stream += rows + 1;
     for (size_t r = 0; r < rows; ++r) {
-      const uint32_t *from = (const uint32_t *)(const void *)(codes + r * padded);
+      const int8_t *from = codes + r * padded;
       uint32_t *to = stream + 2 * r;
-      int32_t sum = 0;
-      for (size_t s = 0; s < count; ++s, from += 2, to += 4 * rows) {
-        const uint32_t a = edge_sxtb16(from[0]), b = edge_sxtb16_ror8(from[0]);
-        const uint32_t c = edge_sxtb16(from[1]), d = edge_sxtb16_ror8(from[1]);
-        to[0] = a, to[1] = b;
-        to[2 * rows] = c, to[2 * rows + 1] = d;
-        sum = edge_smlad(a, 0x00010001u, edge_smlad(b, 0x00010001u, sum));
-        sum = edge_smlad(c, 0x00010001u, edge_smlad(d, 0x00010001u, sum));
+      uint32_t sums = 0; /* two, of half words: 128 codes at most */
+      if (rows == 1) {
+        for (size_t s = 0; s < count; ++s) spread(&from, &to, &sums, "8");
+      } else {
+        for (size_t s = 0; s < count; ++s) spread(&from, &to, &sums, "16");
       }
-      header[r] = (uint32_t)-sum;
+      header[r] = (uint32_t)-edge_smlad(sums, 0x00010001u, 0);
     }
     header[rows] = entry;
     stream += count * 4 * rows;
