@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edge.firmware_bridge.board import Board
@@ -61,6 +62,7 @@ def board_parts(board: Board) -> dict[str, list[Source]]:
         "C library": [
             Source(FIRMWARE / "libc" / "string.c", plain),
             Source(FIRMWARE / "libc" / "math.c", plain),
+            Source(FIRMWARE / "libc" / "divide.c", COLD),
             Source(FIRMWARE / "libc" / "stdio.c", COLD),
         ],
     }
@@ -81,7 +83,7 @@ def generated(name: str, content: str | bytes) -> Path:
 def build_elf(
     board: Board,
     toolchain: Toolchain,
-    parts: Mapping[str, Sequence[Source]],
+    parts: Mapping[str, Sequence[Source]] | Sequence[Source],
     output: Path,
     *,
     include: Sequence[Path] = (),
@@ -93,7 +95,7 @@ def build_elf(
     Args:
         board: Whose memory map.
         toolchain: A compiler for its CPU.
-        parts: Beyond those of `board_parts`.
+        parts: Beyond those of `board_parts`; files without parts are given the board's header.
         output: The ELF file; its folder must exist.
         include: Folders of headers beside the firmware's.
         flags: For every source.
@@ -108,6 +110,9 @@ def build_elf(
     """
     folders = [FIRMWARE / "libc" / "include", FIRMWARE, *include]
     headers = digest([FIRMWARE, *include])
+    if not isinstance(parts, Mapping):
+        config = generated("board_config.h", board_config(board))
+        parts = {"kernels": [replace(source, include=(*source.include, config)) for source in parts]}
     every = {**board_parts(board), **parts}
     named = [(part, source) for part, sources in every.items() for source in sources]
     paths = toolchain.compile([source for _, source in named] + list(left_out), folders, flags, headers)

@@ -50,10 +50,13 @@ class RemoteModel(Model):
         learning_rate: float | None = None,
         new_labels: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        position: tuple[str, int] | None = None,
     ) -> LearnedSamples:
         """As `Model.learn`; the device keeps what it learned over a restart once `keep` or `close` was called."""
         self._unkept = True
-        return super().learn(x, y, learning_rate=learning_rate, new_labels=new_labels, progress=progress)
+        return super().learn(
+            x, y, learning_rate=learning_rate, new_labels=new_labels, progress=progress, position=position
+        )
 
     def keep(self) -> None:
         """Has the device keep what it learned over restarts.

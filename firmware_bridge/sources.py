@@ -74,11 +74,13 @@ def firmware_parts(board: Board, operators: Sequence[str], learning: bool) -> Pa
     monocypher = monocypher_folder()
     config = (generated("board_config.h", board_config(board)),)
     protocol = [*sorted((FIRMWARE / "protocol").glob("*.c")), FIRMWARE / "start/main.c"]
-    lessons = sorted((CORE / "learn").glob("*.c")) if learning else [FIRMWARE / "start/no_learning.c"]
+    lessons = [*sorted((CORE / "learn").glob("*.c")), FIRMWARE / "protocol/lessons.c"]
+    if not learning:
+        lessons = [FIRMWARE / "start/no_learning.c"]
     sources = {
         **core.sources,
-        "learning": [Source(path, COLD) for path in lessons],
-        "protocol": [Source(path, COLD, config) for path in protocol],
+        "learning": [Source(path, COLD, config) for path in lessons],
+        "protocol": [Source(path, COLD, config) for path in protocol if path.name != "lessons.c"],
         "signature": [Source(monocypher / "monocypher.c", (*COLD, *MONOCYPHER_FLAGS))],
     }
     return Parts(sources, core.left_out, (CORE, FIRMWARE / "protocol", monocypher))

@@ -1,53 +1,41 @@
-/* Instead of runtime/core/learn, in firmware that was built without learning: refuses to start it, and so nothing else
- * is ever called. */
-#include "error.h"
-#include "learn/learn.h"
+/* Instead of protocol/lessons.c and runtime/core/learn, in firmware that was built without learning: no learner ever
+ * starts, and so nothing asks one. */
+#include "device.h"
 
-static edge_status refuse(edge_error *error) {
-  return edge_set_error(error, EDGE_UNSUPPORTED, "this firmware was built without learning");
+static edge_refusal refuse(edge_error *why) {
+  return edge_refuse(why, EDGE_CANNOT_LEARN, "this firmware was built without learning");
 }
 
-edge_status edge_learn_measure(const edge_model *model, const edge_learn_plan *plan, edge_learn_budget *budget,
-                               edge_error *error) {
-  (void)model, (void)plan, (void)budget;
-  return refuse(error);
+edge_refusal edge_measure_lessons(edge_device *device, const edge_learn_plan *plan, edge_learn_budget *need,
+                                  edge_error *why) {
+  return (void)device, (void)plan, (void)need, refuse(why);
 }
-
-edge_status edge_learn_prepare(edge_model *model, const edge_learn_plan *plan, void *block, size_t block_bytes,
-                               edge_learner **learner, edge_error *error) {
-  (void)model, (void)plan, (void)block, (void)block_bytes, (void)learner;
-  return refuse(error);
+edge_refusal edge_start_lessons(edge_device *device, const edge_learn_plan *plan, edge_error *why) {
+  return (void)device, (void)plan, refuse(why);
 }
-
-edge_status edge_learned_plan(const void *blob, size_t bytes, const uint8_t program_hash[EDGE_LEARNED_HASH_BYTES],
-                              edge_learn_plan *plan, size_t *used, edge_error *error) {
-  (void)blob, (void)bytes, (void)program_hash, (void)plan, (void)used;
-  return refuse(error);
+void edge_resume_lessons(edge_device *device) { (void)device; }
+size_t edge_lesson_bytes(const edge_device *device) { return (void)device, 0; }
+size_t edge_read_lessons(edge_device *device, size_t offset, uint8_t *to, size_t count) {
+  return (void)device, (void)offset, (void)to, (void)count, 0;
 }
-
-edge_status edge_learned_load(edge_learner *learner, const void *blob, size_t bytes,
-                              const uint8_t program_hash[EDGE_LEARNED_HASH_BYTES], edge_error *error) {
-  (void)learner, (void)blob, (void)bytes, (void)program_hash;
-  return refuse(error);
+edge_refusal edge_write_lessons(edge_device *device, uint32_t offset, const uint8_t *bytes, size_t count,
+                                edge_error *why) {
+  return (void)device, (void)offset, (void)bytes, (void)count, refuse(why);
 }
+edge_refusal edge_take_lessons(edge_device *device, edge_error *why) { return (void)device, refuse(why); }
+edge_refusal edge_keep_lessons(edge_device *device, edge_error *why) { return (void)device, refuse(why); }
+edge_refusal edge_forget_lessons(edge_device *device, edge_error *why) { return (void)device, refuse(why); }
 
-edge_status edge_learn_predict(edge_learner *learner, edge_error *error) { return (void)learner, refuse(error); }
-
+edge_status edge_learn_predict(edge_learner *learner, edge_error *error) {
+  return (void)learner, refuse(error), error->status;
+}
 edge_status edge_learn_class(edge_learner *learner, uint32_t index, edge_learn_result *result, edge_error *error) {
-  return (void)learner, (void)index, (void)result, refuse(error);
+  return (void)learner, (void)index, (void)result, refuse(error), error->status;
 }
-
 edge_status edge_learn_target(edge_learner *learner, const float *target, edge_learn_result *result,
                               edge_error *error) {
-  return (void)learner, (void)target, (void)result, refuse(error);
+  return (void)learner, (void)target, (void)result, refuse(error), error->status;
 }
-
 const float *edge_learn_outputs(const edge_learner *learner, size_t *count) { return (void)learner, *count = 0, NULL; }
-float *edge_learn_weights(edge_learner *learner, size_t *count) { return (void)learner, *count = 0, NULL; }
 uint32_t edge_learn_samples(const edge_learner *learner) { return (void)learner, 0; }
 void edge_learn_set_rate(edge_learner *learner, float learning_rate) { (void)learner, (void)learning_rate; }
-void edge_learn_reset(edge_learner *learner) { (void)learner; }
-void edge_learned_header(edge_learner *learner, const uint8_t program_hash[EDGE_LEARNED_HASH_BYTES],
-                         uint8_t header[EDGE_LEARNED_HEADER_BYTES]) {
-  (void)learner, (void)program_hash, (void)header;
-}
