@@ -248,23 +248,32 @@ class Program {
   }
 
   nb::list trace(nb::list arrays) {
+    // An output may lie on an input: the inputs of an instruction are copied before it runs, behind the one before it.
     struct Trace {
+      const edge_model *model;
       nb::list calls;
+      nb::object given;
       std::exception_ptr failure;
-    } trace;
+
+      void look_ahead(size_t index) {
+        const edge_call *next = edge_instruction(model, index);
+        if (next != nullptr) given = arguments(*next, 0, edge_first_output(next->op), true);
+      }
+    } trace{model_, {}, {}, {}};
     Inputs inputs(*this, arrays);
     Turn turn(*this);
     inputs.copy();
+    trace.look_ahead(0);
     edge_error error{};
     edge_status status = edge_run(
         model_,
-        [](void *user, size_t, const edge_call *call) {
+        [](void *user, size_t index, const edge_call *call) {
           Trace *trace = static_cast<Trace *>(user);
           if (trace->failure) return;
           try {  // an exception must not cross the C core
-            uint32_t outputs_at = edge_first_output(call->op);
-            trace->calls.append(nb::make_tuple(call->op->name, arguments(*call, 0, outputs_at, true),
-                                               arguments(*call, outputs_at, call->arg_count, true)));
+            trace->calls.append(nb::make_tuple(call->op->name, trace->given,
+                                               arguments(*call, edge_first_output(call->op), call->arg_count, true)));
+            trace->look_ahead(index + 1);
           } catch (...) {
             trace->failure = std::current_exception();
           }

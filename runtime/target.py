@@ -48,8 +48,6 @@ class Target:
         return {**asdict(self), "formats": list(self.formats)}
 
 
-
-
 def _microcontroller(name: str, title: str, cpu: str, isa: tuple[str, ...], layout: str, note: str) -> Target:
     return Target(name, title, cpu, isa, cores=1, ram_mb=0, engines=("core",), note=note, layout=layout)
 

@@ -127,7 +127,7 @@ def covering_pairs(graph_module: Any, specs: set[Any]) -> list[tuple[Any, Any]]:
 
 def _planned(node: Any, planned: dict[int, Any]) -> Any:
     """The tensor that is planned for a node's value, or None."""
-    spec = node.meta.get("spec") if hasattr(node, "meta") else None
+    spec: Any = node.meta.get("spec") if hasattr(node, "meta") else None
     return planned.get(id(spec.lifetime)) if hasattr(spec, "lifetime") else None
 
 

@@ -121,7 +121,8 @@ typedef struct edge_options {
   size_t copied_constant_bytes;
 } edge_options;
 
-/* Called after each instruction. `call` is valid only during the call-back. */
+/* Called after each instruction. `call` is valid only during the call-back; an input of it may hold its output by then
+ * (edge_op.covers). */
 typedef void (*edge_trace)(void *user, size_t instruction, const struct edge_call *call);
 
 /* `options` may be NULL, and must be the same for both calls; threads must outlive the model. */

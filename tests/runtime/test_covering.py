@@ -36,6 +36,14 @@ def test_results_are_those_of_tensors_apart(
             assert np.array_equal(got.view(np.uint32), wanted.view(np.uint32))
 
 
+def test_a_trace_has_the_inputs_as_they_were(programs: dict[str, bytes]) -> None:
+    calls = zip(*(Program(programs[name]).trace(inputs()) for name in ("covering", "covering_apart")), strict=True)
+    for one, other in calls:
+        assert one[0] == other[0]
+        for got, wanted in zip(one[1] + one[2], other[1] + other[2], strict=True):
+            assert np.array_equal(got, wanted) if isinstance(wanted, np.ndarray) else got == wanted
+
+
 @pytest.mark.skipif(not (shutil.which("cc") and shutil.which("c++")), reason="the op library needs a compiler")
 def test_executorch_gives_the_same(programs: dict[str, bytes]) -> None:
     pytest.importorskip("executorch")

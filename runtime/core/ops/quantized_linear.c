@@ -32,8 +32,13 @@ static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 /* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. One
  * block is enough where nothing is repacked and nobody shares the work: there memory is what counts. */
 static size_t tokens_at_once(const edge_call *call, const edge_qd8_weights *kernel) {
+#if defined(EDGE_BARE_METAL)
+  (void)call, (void)kernel;
+  return EDGE_TOKEN_BLOCK;
+#else
   const bool one = kernel->packed_bytes == NULL && edge_thread_count(call->threads) == 1;
   return (size_t)EDGE_ROW_BLOCK * (one ? 1 : 10);
+#endif
 }
 /* What a fast core does in a nanosecond; see edge_threads_for. */
 #define MACS_A_NANOSECOND 150.0
