@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # runtime/core/learn/learn.h, "learned weights as bytes".
 _HEADER = struct.Struct("<4sHHIIIfII32s")
 _HEADER_BYTES = 96
-_DIGEST_AT = 64
+_SAMPLES_AT, _DIGEST_AT = 16, 64
 
 
 @dataclass(frozen=True)
@@ -176,8 +176,15 @@ class WireLearner:
         return np.frombuffer(self.save(b"")[_HEADER_BYTES:], "<f4").astype(np.float32)
 
     def set_weights(self, weights: NDArray[np.float32]) -> None:
-        head = self._device.read_weights()[:_DIGEST_AT]
-        values = weights.astype("<f4").tobytes()
+        self._write(self._device.read_weights()[:_DIGEST_AT], weights.astype("<f4").tobytes())
+
+    def set_samples(self, samples: int) -> None:
+        blob = bytearray(self._device.read_weights())
+        struct.pack_into("<I", blob, _SAMPLES_AT, samples)
+        self._write(bytes(blob[:_DIGEST_AT]), bytes(blob[_HEADER_BYTES:]))
+        self._samples = samples
+
+    def _write(self, head: bytes, values: bytes) -> None:
         self._device.write_weights(head + bytes.fromhex(sha256(head + values)) + values)
 
     def save(self, program_hash: bytes) -> bytes:

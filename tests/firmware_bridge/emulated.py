@@ -43,7 +43,7 @@ def board(name: str = "mps2-an386") -> Board:
 def layout(name: str = "mps2-an386") -> Layout:
     """Of its storage."""
     shape = board(name).storage
-    return Layout(shape.bytes, shape.erase_bytes)
+    return Layout(shape.bytes, shape.erase_bytes, shape.learned_bytes)
 
 
 def firmware(name: str = "mps2-an386") -> Path:

@@ -93,6 +93,7 @@ def test_learning_is_the_cores(remote: RemoteModel, bundle: Path) -> None:
             model.learn([sample(77, shape)], ["five"], new_labels=True)
         assert remote.labels == here.labels == (*LABELS, "five")
         assert remote.outputs == here.outputs
+        assert remote.learned.samples == here.learned.samples == 13
         assert np.array_equal(remote.learned.weights, here.learned.weights)
         assert np.array_equal(remote(xs[1]), here(xs[1]))
         for model in (remote, here):

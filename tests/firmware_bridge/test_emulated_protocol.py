@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.firmware_bridge import connect
 from edge.firmware_bridge.device import Device
 from edge.firmware_bridge.errors import Refused
 from edge.firmware_bridge.gateway import Gateway
 from edge.firmware_bridge.port import EmulatedPort
 from edge.firmware_bridge.remote_model import RemoteModel, model_of
+from edge.firmware_bridge.signature import FirmwareKey, write_key
 from edge.runtime import load
+from tests.conftest import run_edge
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.cuts import Bench
 from tests.runtime.programs import program_folder
@@ -145,3 +148,24 @@ def test_the_same_on_qemu(place: Path, emulated_bench: Bench) -> None:
         assert model.device.flash(emulated_bench.new).running_sequence == 4
         model.device.roll_back()
         assert model.device.reset().running_sequence == 3
+
+
+def test_address_of_an_emulated_board(tmp_path: Path, owner: FirmwareKey) -> None:
+    """`edge firmware build`, `connect("emulate:…")`, and `edge firmware flash` of a next model."""
+    elf, key = tmp_path / "mlp.elf", tmp_path / "owner.key"
+    write_key(key, owner)
+    mlp = program_folder() / "mlp.pte"
+    run_edge("firmware", "build", mlp, "--board", "lm3s6965evb", "--key", key, "-o", elf, "--no-learning")
+    address = f"emulate:lm3s6965evb:{elf}"
+    with connect(address) as there, load(mlp, backend="core", learned=False) as here:
+        x = sample(1, here.inputs[0].shape)
+        np.testing.assert_allclose(there(x), here(x), atol=2e-7)
+        assert sum(op.instructions or 0 for op in there.profile(x)) > 100_000
+    run_edge("firmware", "flash", address, mlp, "--key", key)
+    with connect(address) as there:  # the storage was kept beside the firmware
+        assert there.device.info.running_sequence == 2
+        np.testing.assert_allclose(there(x), load(mlp, backend="core", learned=False)(x), atol=2e-7)
+    # An operator that this firmware was built without.
+    refused = run_edge("firmware", "flash", address, program_folder() / "cnn.pte", "--key", key, check=False)
+    assert refused.returncode == 1
+    assert "the device refused: " in refused.stderr and "aten::convolution" in refused.stderr, refused.stderr
