@@ -102,6 +102,7 @@ class Installer:
         now: the clock, in seconds since 1970.
         check: the health check, `edge.fleet.device.trial.check_health`.
         compare: shadow inference, `edge.fleet.device.trial.shadow`.
+        withdrawn: asked before a model is activated: whether the operator has taken the job back meanwhile.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Installer:
         now: Callable[[], float] = time.time,
         check: Callable[[Path], dict[str, float]] = trial.check_health,
         compare: Callable[[Path | None, Path, Path, int], Measures] = trial.shadow,
+        withdrawn: Callable[[str], bool] = lambda job: False,
     ) -> None:
         self.folder = folder
         self.store = ModelStore(folder / "models")
@@ -119,6 +121,7 @@ class Installer:
         self._now = now
         self._check = check
         self._compare = compare
+        self._withdrawn = withdrawn
 
     def recover(self) -> list[Outcome]:
         """Sets the store right after a start; trials that were interrupted are ended, well or not."""
@@ -273,6 +276,9 @@ class Installer:
         return None
 
     def _activate(self, model: str) -> Outcome:
+        candidate = self.store.state(model).candidate
+        if candidate is not None and self._withdrawn(candidate.job):
+            return self.store.give_up(model, "cancelled by the operator")
         self.store.activate(model)
         return self._end_trial(model)
 

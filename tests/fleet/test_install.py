@@ -311,6 +311,18 @@ def test_what_waits_can_be_cancelled(server: Server, device: Installer, bundles:
     assert outcome is not None and outcome.state == "failed" and list(device.store.files.iterdir()) == []
 
 
+def test_a_job_that_is_withdrawn_on_its_way_changes_nothing(
+    tmp_path: Path, server: Server, bundles: dict[str, Path]
+) -> None:
+    device = _installer(tmp_path / "device", server, withdrawn=lambda job: job == "j1")
+    variant = server.publish(bundles["old"])
+    outcome = device.install(UpdateJob("j1", variant.path))
+    assert outcome is not None and (outcome.state, outcome.detail) == ("failed", "cancelled by the operator")
+    assert not device.store.link("kws").exists()
+    outcome = device.install(UpdateJob("j2", variant.path))
+    assert outcome is not None and outcome.state == "active"
+
+
 @pytest.mark.parametrize("when", ["staged", "active"])
 def test_a_model_that_takes_the_device_down_is_given_up(
     server: Server, device: Installer, bundles: dict[str, Path], when: str
