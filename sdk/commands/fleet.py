@@ -7,6 +7,18 @@ from edge.sdk.options import debug_option
 
 # In the order in which an operator meets them.
 COMMANDS = {
+    "up": "fleet_up:up",
+    "status": "fleet_up:status",
+    "doctor": "fleet_up:doctor",
+    "token": "fleet_enroll:token",
+    "pending": "fleet_enroll:pending",
+    "approve": "fleet_enroll:approve",
+    "reject": "fleet_enroll:reject",
+    "devices": "fleet_up:devices",
+    "label": "fleet_enroll:label",
+    "job": "fleet_enroll:job",
+    "revoke": "fleet_enroll:revoke",
+    "remove": "fleet_enroll:remove",
     "audit": "fleet_audit:audit",
 }
 
