@@ -104,6 +104,7 @@ class Agent:
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
         self._queued_jobs: set[str] = set()
         self._job_handlers: dict[str, JobHandler] = {}
+        self._job_seen: list[Callable[[str, Job], None]] = []
         self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
         self._down_handlers["cert"] = self._certificate_came
         self._board_answers: dict[str, Callable[[CertificateAnswer], None]] = {}
@@ -122,6 +123,15 @@ class Agent:
     def on_down(self, kind: str, handler: DownHandler) -> None:
         """Has `handler` see messages of a kind ("blob", "fl"), on the network's thread: it must be quick."""
         self._down_handlers[kind] = handler
+
+    def on_job_seen(self, handler: Callable[[str, Job], None]) -> None:
+        """Has `handler` see each job as it comes, before its turn, on the network's thread: it must be quick."""
+        self._job_seen.append(handler)
+
+    def inventory_changed(self) -> None:
+        """Has the server told what the device is now, if that has changed."""
+        if self._describe() != self._inventory:
+            self._say_hello()
 
     def on_board_certificate(self, key: str, handler: Callable[[CertificateAnswer], None]) -> None:
         """Has `handler` get the answer to a board's certificate request, named by its key's fingerprint."""
@@ -247,8 +257,7 @@ class Agent:
 
     def _beat(self) -> None:
         values = self._measure()
-        if self._describe() != self._inventory:
-            self._say_hello()
+        self.inventory_changed()
         self.telemetry({"uptime": round(time.monotonic(), 1), **values})
 
     def _say_hello(self) -> None:
@@ -303,6 +312,8 @@ class Agent:
         if len(rest) != 1:
             raise BadMessage("job: no id in its topic")
         job = Job.read(Envelope.read(payload, "job").body)
+        for seen in self._job_seen:
+            seen(rest[0], job)
         if rest[0] not in self._queued_jobs:
             self._queued_jobs.add(rest[0])
             self._jobs.put((rest[0], job))

@@ -5,6 +5,9 @@ identity.pem   its key and certificate, mode 0600; one file, so that both change
 root.pem       the fleet's root: the only authority that it believes
 next.key       the key of a certificate that was asked for and has not come yet, mode 0600
 labels.json    the labels that the device gives itself: {"building": "7"}
+trust/         what the fleet signs its models with: see `edge.fleet.device.trusted_metadata`
+models/        see `edge.fleet.device.models`
+inputs/        what models saw, kept to try new ones on: see `edge.fleet.device.inputs`
     outbox.sqlite  messages that were not acknowledged
 """
 
@@ -112,6 +115,8 @@ class Home:
     def reset(self) -> None:
         """Forgets which fleet the device belonged to, its key, and what it had to say there."""
         for path in (self._place, self.identity, self.root, self._next_key, *self.folder.glob("outbox.sqlite*")):
+            path.unlink(missing_ok=True)
+        for path in (self.folder / "trust").glob("*.json"):  # what the other fleet signs its models with
             path.unlink(missing_ok=True)
 
     def save_labels(self, labels: dict[str, str]) -> None:

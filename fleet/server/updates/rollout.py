@@ -371,7 +371,7 @@ class Rollouts:
             changed.append({"to": device, "as": job})
         if not queued:
             return
-        connection.execute(jobs.insert(), queued)
+        _queue(connection, queued)
         connection.execute(
             rollout_devices.update()
             .where(rollout_devices.c.rollout == id, rollout_devices.c.device == sa.bindparam("to"))
@@ -441,7 +441,7 @@ class Rollouts:
             )
         if moving:
             told = [_job(_new_job(), device, JOB_CANCEL, {"job": job}, now) for device, job in moving]
-            connection.execute(jobs.insert(), told)
+            _queue(connection, told)
         self._set(connection, id, state="aborted", reason=reason)
         audit(connection, actor, "rollout.abort", id, reason=reason)
 
@@ -461,7 +461,7 @@ class Rollouts:
                 continue
             self._set_device(connection, id, device["device"], values)
         if queued:
-            connection.execute(jobs.insert(), queued)
+            _queue(connection, queued)
             self._set(connection, id, state="rolling-back")
         return len(queued)
 
@@ -540,6 +540,13 @@ def _after(old: str, reported: str) -> str | None:
     if old == "started" and reported == "staged":
         return "staged"
     return None
+
+
+def _queue(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    """Puts jobs into their devices' queues; the server's follower sends them."""
+    connection.execute(jobs.insert(), rows)
+    for row in rows:
+        emit(connection, "job.created", row["id"], {"device": row["device"], "kind": row["kind"]})
 
 
 def _new_job() -> str:
