@@ -1,0 +1,328 @@
+"""What semantics knows of a device and of a model: typed facts, read strictly from the registry's JSON.
+
+Every text here ends in RDF, in SPARQL and on terminals, so lengths, counts and characters are bounded as it is read;
+the writers escape it once more. Sizes are bytes; "KB" in an inventory is 1,024 of them, as chip makers count.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edge.runtime.errors import BadFile
+from edge.runtime.fields import integer, kind_of, shown, text
+from edge.runtime.manifest import ENGINES, Manifest
+
+MAX_ITEMS = 64
+MAX_MODELS = 256
+MAX_TEXT = 200
+MAX_KB = 1 << 42  # 4 TB, in KB: more than any device, and its bytes fit 64 bits
+
+KINDS = ("linux", "microcontroller")
+DTYPES = ("float32", "float16", "int16", "int8", "int4", "int2", "ternary")
+
+# What each runtime computes with, where the inventory does not say (a firmware that links fewer kernels says so).
+_RUNTIME_DTYPES: Mapping[str, tuple[str, ...]] = {
+    "core": ("float32", "int8", "int4", "int2", "ternary"),
+    "executorch": ("float32", "int8", "int4", "int2", "ternary"),
+    "litert": ("float32", "float16", "int16", "int8", "int4", "int2", "ternary"),
+    "onnx": ("float32", "float16", "int8", "int4", "int2", "ternary"),
+}
+_BITS_DTYPE = {1.58: "ternary", 2.0: "int2", 4.0: "int4", 8.0: "int8", 32.0: "float32"}
+_SENSOR_OF_PREPROCESS = {"audio": "microphone", "image": "camera"}
+
+# Deviating names of the same thing, in inventories and filters: the word on the right is the one that is kept.
+_SENSOR_NAMES = {"mic": "microphone", "temperature": "thermometer"}
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HeldModel:
+    """A model on a device; `active` if it is the one that runs."""
+
+    name: str
+    version: str
+    active: bool
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """A device as its inventory says. None and empty mean that the inventory does not say.
+
+    Attributes:
+        ram, flash: bytes.
+        runtimes: version by name, as {"core": "0.1.0"}.
+        operators: what its runtime links, by operator name; None: all that the runtime's version has.
+    """
+
+    id: str
+    kind: str | None = None
+    arch: str | None = None
+    cpu: str | None = None
+    cores: int | None = None
+    ram: int | None = None
+    flash: int | None = None
+    os: str | None = None
+    board: str | None = None
+    target: str | None = None
+    features: frozenset[str] = frozenset()
+    sensors: frozenset[str] = frozenset()
+    boards: frozenset[str] = frozenset()
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    models: tuple[HeldModel, ...] = ()
+    dtypes: frozenset[str] = frozenset()
+    operators: frozenset[str] | None = None
+
+    @classmethod
+    def from_inventory(cls, device: str, inventory: object) -> DeviceFacts:
+        """Reads the inventory of the device `device`; fields that semantics does not use are left alone.
+
+        Raises:
+            BadFile: naming the field, if one that it uses has another type or size than it may.
+        """
+        where = f"device {device[:MAX_TEXT]!r}"
+        if not ID.fullmatch(device):
+            raise BadFile(f"{where}: an id has letters, digits and . _ -, at most 100")
+        if not isinstance(inventory, dict):
+            raise BadFile(f"{where}: expected an object, found {kind_of(inventory)}")
+        read = _Reader(inventory, where)
+        runtimes = read.words_by_name("runtimes")
+        for name in runtimes:
+            if ":" in name:
+                raise BadFile(f"{where}.runtimes: {shown(name)}: a runtime's name has no colon")
+        dtypes = read.words("dtypes")
+        if dtypes is None:
+            dtypes = frozenset(dtype for name in runtimes for dtype in _RUNTIME_DTYPES.get(name, ()))
+        kind = read.word("kind")
+        if kind is not None and kind not in KINDS:
+            raise BadFile(f"{where}.kind: expected one of {', '.join(KINDS)}; found {shown(kind)}")
+        ram, flash = read.number("ram_kb"), read.number("flash_kb")
+        return cls(
+            id=device,
+            kind=kind,
+            arch=read.word("arch"),
+            cpu=read.word("cpu"),
+            cores=read.number("cores"),
+            ram=ram * 1024 if ram else None,  # 0: the device does not know
+            flash=flash * 1024 if flash else None,
+            os=read.word("os"),
+            board=read.word("board"),
+            target=read.word("target"),
+            features=read.words("features") or frozenset(),
+            sensors=frozenset(map(sensor_name, read.words("sensors") or ())),
+            boards=read.words("boards") or frozenset(),
+            runtimes=runtimes,
+            labels=read.words_by_name("labels"),
+            models=read.models(),
+            dtypes=dtypes,
+            operators=read.words("operators"),
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One published file of a model and what it needs of a device.
+
+    Attributes:
+        file: its name in the bundle.
+        engines: runtimes that run it; one is enough.
+        runtimes: the least version of each runtime that runs it, where there is one.
+        ram: bytes for activations, and on Linux for the file too; None where that is not known before it runs.
+        flash: bytes of the file.
+        kind, arch, target: what it was made for; None: for any.
+    """
+
+    file: str
+    engines: tuple[str, ...]
+    ram: int | None
+    flash: int
+    dtype: str
+    sha256: str = ""
+    operators: frozenset[str] = frozenset()
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    kind: str | None = None
+    arch: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A published model: its manifest, the sensors it listens to, and its variants."""
+
+    manifest: Manifest
+    variants: tuple[Variant, ...]
+    sensors: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def key(self) -> str:
+        """Name and version, as filters write it: "kws:2.1"."""
+        return f"{self.name}:{self.version}"
+
+    @classmethod
+    def from_manifest(cls, manifest: Manifest, variants: Iterable[Variant] | None = None) -> ModelFacts:
+        """The facts of a manifest; without `variants`, every file with an engine is one."""
+        sensors = frozenset(
+            sensor
+            for spec in manifest.inputs
+            if spec.preprocess is not None
+            and (sensor := _SENSOR_OF_PREPROCESS.get(str(spec.preprocess.to_dict()["kind"])))
+        )
+        return cls(manifest, tuple(_derived(manifest) if variants is None else variants), sensors)
+
+    @classmethod
+    def from_published(cls, published: object) -> ModelFacts:
+        """Reads what the registry holds of a model: {"manifest": {…}, "variants": […]} or the manifest alone.
+
+        Raises:
+            BadFile: naming the field that is wrong.
+        """
+        import json
+
+        if not isinstance(published, dict):
+            raise BadFile(f"model: expected an object, found {kind_of(published)}")
+        body = published.get("manifest", published)
+        manifest = Manifest.from_json(body if isinstance(body, str) else json.dumps(body))
+        listed = published.get("variants")
+        if listed is None:
+            return cls.from_manifest(manifest)
+        where = f"model {manifest.name}:{manifest.version}"
+        if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_ITEMS:
+            raise BadFile(f"{where}.variants: expected a list of 1 to {MAX_ITEMS}, found {shown(listed)}")
+        return cls.from_manifest(
+            manifest, [_variant(each, f"{where}.variants[{at}]") for at, each in enumerate(listed)]
+        )
+
+
+def sensor_name(name: str) -> str:
+    """One name for each kind of sensor, lower case: "Mic" -> "microphone"."""
+    lower = name.lower()
+    return _SENSOR_NAMES.get(lower, lower)
+
+
+def _derived(manifest: Manifest) -> Iterable[Variant]:
+    bits = manifest.quantization.bits if manifest.quantization else 32.0
+    for name, entry in manifest.files.items():
+        if entry.engines:
+            yield Variant(
+                file=name,
+                engines=entry.engines,
+                ram=entry.arena_bytes,
+                flash=entry.bytes,
+                dtype=_BITS_DTYPE.get(bits, "float32"),
+                sha256=entry.sha256,
+                operators=frozenset(entry.ops),
+            )
+
+
+def _variant(value: object, where: str) -> Variant:
+    if not isinstance(value, dict):
+        raise BadFile(f"{where}: expected an object, found {kind_of(value)}")
+    read = _Reader(value, where)
+    engines = value.get("engines")
+    if not isinstance(engines, list) or not engines or any(engine not in ENGINES for engine in engines):
+        raise BadFile(f"{where}.engines: expected a list of {', '.join(ENGINES)}; found {shown(engines)}")
+    file, dtype, flash = read.word("file"), read.word("dtype"), read.number("bytes")
+    if file is None or flash is None:
+        raise BadFile(f"{where}: field {'file' if file is None else 'bytes'!r} is missing")
+    if dtype not in DTYPES:
+        raise BadFile(f"{where}.dtype: expected one of {', '.join(DTYPES)}; found {shown(dtype)}")
+    sha256 = read.word("sha256") or ""
+    if sha256 and not _SHA256.fullmatch(sha256):
+        raise BadFile(f"{where}.sha256: {shown(sha256)} is not 64 lower-case hexadecimal digits")
+    return Variant(
+        file=file,
+        engines=tuple(engines),
+        ram=read.number("arena_bytes"),
+        flash=flash,
+        dtype=dtype,
+        sha256=sha256,
+        operators=read.words("operators") or frozenset(),
+        runtimes=read.words_by_name("runtimes"),
+        kind=read.word("kind"),
+        arch=read.word("arch"),
+        target=read.word("target"),
+    )
+
+
+class _Reader:
+    """Optional fields of one JSON object; errors say where."""
+
+    def __init__(self, value: Mapping[str, Any], where: str) -> None:
+        self._value = value
+        self._where = where
+
+    def word(self, name: str) -> str | None:
+        value = self._value.get(name)
+        return None if value is None or value == "" else _word(value, f"{self._where}.{name}")
+
+    def number(self, name: str) -> int | None:
+        value = self._value.get(name)
+        return None if value is None else integer(value, f"{self._where}.{name}", 0, MAX_KB)
+
+    def words(self, name: str) -> frozenset[str] | None:
+        value = self._value.get(name)
+        if value is None:
+            return None
+        where = f"{self._where}.{name}"
+        if not isinstance(value, list):
+            raise BadFile(f"{where}: expected a list, found {kind_of(value)}")
+        if len(value) > MAX_MODELS:
+            raise BadFile(f"{where}: {len(value)} entries; at most {MAX_MODELS} are read")
+        return frozenset(_word(each, where) for each in value)
+
+    def words_by_name(self, name: str) -> dict[str, str]:
+        value = self._value.get(name)
+        if value is None:
+            return {}
+        where = f"{self._where}.{name}"
+        if not isinstance(value, dict):
+            raise BadFile(f"{where}: expected an object, found {kind_of(value)}")
+        if len(value) > MAX_ITEMS:
+            raise BadFile(f"{where}: {len(value)} entries; at most {MAX_ITEMS} are read")
+        return {_word(key, where): _word(each, f"{where}[{key[:40]!r}]") for key, each in value.items()}
+
+    def models(self) -> tuple[HeldModel, ...]:
+        value = self._value.get("models")
+        if value is None:
+            return ()
+        where = f"{self._where}.models"
+        if not isinstance(value, list):
+            raise BadFile(f"{where}: expected a list, found {kind_of(value)}")
+        if len(value) > MAX_MODELS:
+            raise BadFile(f"{where}: {len(value)} entries; at most {MAX_MODELS} are read")
+        found = []
+        for index, each in enumerate(value):
+            at = f"{where}[{index}]"
+            if not isinstance(each, dict):
+                raise BadFile(f"{at}: expected an object, found {kind_of(each)}")
+            active = each.get("active", False)
+            if not isinstance(active, bool):
+                raise BadFile(f"{at}.active: expected true or false, found {kind_of(active)}")
+            name, version = _word(each.get("name"), f"{at}.name"), _word(each.get("version"), f"{at}.version")
+            # What no manifest can be called is no model of the fleet's: "a:b" could be taken for version b of a.
+            if _NAME.fullmatch(name) and _NAME.fullmatch(version):
+                found.append(HeldModel(name, version, active))
+        return tuple(found)
+
+
+def _word(value: object, where: str) -> str:
+    # The common case first: reading ten thousand inventories is part of every match.
+    if isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isascii() and value.isprintable():
+        if value[0] != " " and value[-1] != " ":
+            return value
+    return text(value, where, MAX_TEXT, _WORD)
