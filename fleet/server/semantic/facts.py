@@ -320,9 +320,9 @@ class _Reader:
         return tuple(found)
 
 
-def _word(value: object, where: str) -> str:
+def _word(value: Any, where: str) -> str:
     # The common case first: reading ten thousand inventories is part of every match.
-    if isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isascii() and value.isprintable():
-        if value[0] != " " and value[-1] != " ":
-            return value
+    plain = isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isascii() and value.isprintable()
+    if plain and value[0] != " " and value[-1] != " ":
+        return value
     return text(value, where, MAX_TEXT, _WORD)
