@@ -320,9 +320,10 @@ class _Reader:
         return tuple(found)
 
 
-def _word(value: Any, where: str) -> str:
+def _word(value: object, where: str) -> str:
     # The common case first: reading ten thousand inventories is part of every match.
-    plain = isinstance(value, str) and 0 < len(value) <= MAX_TEXT and value.isascii() and value.isprintable()
-    if plain and value[0] != " " and value[-1] != " ":
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        return text(value, where, MAX_TEXT, _WORD)
+    if 0 < len(value) <= MAX_TEXT and value[0] != " " and value[-1] != " ":
         return value
     return text(value, where, MAX_TEXT, _WORD)

@@ -35,11 +35,10 @@ _NARROW_FIRST = ("id", "label", "building", "holds", "model", "board", "target",
 def to_sparql(filter_: Filter) -> str:
     """The query whose ?device are those that match."""
     parts = list(_conjuncts(filter_))
-    anchors = [part for part in parts if isinstance(part, Comparison) and part.operator == "=" and part.number is None]
-    numbers = [
-        part for part in parts if isinstance(part, Comparison) and part.operator != "!=" and part.number is not None
-    ]
-    rest = [part for part in parts if part not in anchors and part not in numbers]
+    held = [part for part in parts if isinstance(part, Comparison) and part.operator != "!="]
+    anchors = [part for part in held if part.number is None]
+    numbers = [part for part in held if part.number is not None]
+    rest = [part for part in parts if part not in held]
     lines = [_pattern(part) for part in sorted(anchors, key=_rank)]
     # Only devices have shortcut properties, so the class is asked for only where nothing else was.
     if not lines or any(part.key == "id" for part in anchors):

@@ -1,4 +1,4 @@
-"""Namespaces, prefixes, and the IRIs of things: every device and model has one, and one named graph of the same name."""
+"""Namespaces, prefixes, and the IRIs of things: a device or model has one, and a named graph of the same name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ MODEL = "urn:edge:model:"
 IMPORT = "urn:edge:import:"
 # Holds the cursor and nothing else: one triple, whose property is ours alone.
 CURSOR_GRAPH = "urn:edge:cursor"
+VOCABULARY_GRAPH = "urn:edge:vocabulary"
 
 NNET = "https://w3id.org/tinyml-schema/neural-network-schema#"
 S3N_EXTEND = "https://w3id.org/tinyml-schema/neural-network-schema/s3n_extend/"

@@ -1,4 +1,4 @@
-"""A model in the TinyML neural-network schema (https://w3id.org/tinyml-schema/neural-network-schema#), from its manifest.
+"""A model in the TinyML schema (https://w3id.org/tinyml-schema/neural-network-schema#), from its manifest.
 
 As in seloc-ml: a network has inputs that sensors provide, layers with a type and a quantization, a metric, and two
 conditions, the RAM and flash that it needs in kilobytes (om:kilobyte, 1,024 bytes here, rounded up). The variants with

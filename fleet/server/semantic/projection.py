@@ -1,20 +1,22 @@
 """The projection: what the registry holds, as linked data. It follows events, and can be made anew at any time.
 
-Applying an event twice, or one that a rebuild already saw, changes nothing: each carries the whole thing, and the number
-of the last one is kept with the triples. A description that semantics cannot read (a hostile inventory) never stops
-it: the thing has no graph then, a warning names it, and a rebuild does the same.
+Applying an event twice, or one that a rebuild already saw, changes nothing: each carries the whole thing, and the
+number of the last one is kept with the triples. A description that semantics cannot read (a hostile inventory) never
+stops it: the thing has no graph then, a warning names it, and a rebuild does the same.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import pyoxigraph as ox
 
+from edge.fleet.server.semantic.contexts import vocabulary
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts
-from edge.fleet.server.semantic.names import device_iri, model_iri
+from edge.fleet.server.semantic.names import VOCABULARY_GRAPH, device_iri, model_iri
 from edge.fleet.server.semantic.network import network_description
 from edge.fleet.server.semantic.registry import Event, Registry, device_inventory
 from edge.fleet.server.semantic.store import Graphs, triples_of
@@ -38,6 +40,7 @@ class Projection:
         self.store = store
         self._broker = broker
         self._cursor = store.cursor()
+        store.replace(VOCABULARY_GRAPH, vocabulary_triples())
 
     @property
     def cursor(self) -> int:
@@ -78,6 +81,7 @@ class Projection:
         self._cursor = last
 
     def _graphs(self, registry: Registry) -> Iterable[tuple[str, Iterable[ox.Triple]]]:
+        yield VOCABULARY_GRAPH, vocabulary_triples()
         for device, body in registry.devices():
             yield device_iri(device), self._triples("device.changed", device, body) or ()
         for model, body in registry.models():
@@ -103,6 +107,13 @@ class Projection:
         except (EdgeError, ValueError) as error:
             _LOG.warning("not described: %s", error)
         return None
+
+
+@cache
+def vocabulary_triples() -> tuple[ox.Triple, ...]:
+    """The classes and properties that descriptions use, as far as queries ask about them (subclasses, labels)."""
+    texts = [vocabulary(name).encode() for name in ("fleet.ttl", "standards.ttl")]
+    return tuple(quad.triple for text in texts for quad in ox.parse(text, ox.RdfFormat.TURTLE))
 
 
 def _model_graph(key: str) -> str:
