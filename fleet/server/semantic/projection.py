@@ -15,11 +15,12 @@ from typing import Any
 import pyoxigraph as ox
 
 from edge.fleet.server.semantic.contexts import vocabulary
+from edge.fleet.server.semantic.expansion import triples_of
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts
 from edge.fleet.server.semantic.names import VOCABULARY_GRAPH, device_iri, model_iri
 from edge.fleet.server.semantic.network import network_description
 from edge.fleet.server.semantic.registry import Event, Registry, device_inventory
-from edge.fleet.server.semantic.store import Graphs, triples_of
+from edge.fleet.server.semantic.store import Graphs
 from edge.fleet.server.semantic.thing import DEFAULT_BROKER, thing_description
 from edge.runtime.errors import EdgeError
 

@@ -8,14 +8,14 @@ elsewhere.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyoxigraph as ox
 
-from edge.fleet.server.semantic.contexts import inline_context
 from edge.fleet.server.semantic.names import CURSOR_GRAPH, EF, IMPORT, PREFIXES
 from edge.runtime.errors import EdgeError
 from edge.runtime.fields import reason
@@ -59,6 +59,8 @@ class LocalStore:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
+        # Reading a graph back from disk takes longer than all else of an update, so the last ones are remembered.
+        self._recent = None if folder is None else _Recent()
         if folder is None:
             self._store = ox.Store()
             return
@@ -87,6 +89,8 @@ class LocalStore:
     def fill(self, graphs: Iterable[tuple[str, Iterable[ox.Triple]]], cursor: int) -> None:
         # Without a cursor first: a crash half-way leaves none, and the whole work is done again.
         kept = [quad for quad in self._store if _is_import(quad.graph_name)]
+        if self._recent is not None:
+            self._recent.clear()
         self._store.clear()
         self._store.extend(kept)
         self._store.bulk_extend(
@@ -111,7 +115,9 @@ class LocalStore:
 
     def _write(self, graph: str, new: set[ox.Triple], cursor: int | None) -> None:
         name = ox.NamedNode(graph)
-        old = {quad.triple for quad in self._store.quads_for_pattern(None, None, None, name)}
+        old = self._recent.take(graph) if self._recent is not None else None
+        if old is None:
+            old = {quad.triple for quad in self._store.quads_for_pattern(None, None, None, name)}
         gone, come = old - new, new - old
         if any(isinstance(term, ox.BlankNode) for triple in gone for term in (triple.subject, triple.object)):
             raise EdgeError(f"{graph}: holds blank nodes, which nothing of ours writes: rebuild the store")
@@ -126,6 +132,8 @@ class LocalStore:
             parts.append(_set_cursor(cursor))
         if parts:
             self._store.update(";\n".join(parts))
+        if self._recent is not None:
+            self._recent.put(graph, new)
 
 
 def _is_import(graph: object) -> bool:
@@ -134,6 +142,32 @@ def _is_import(graph: object) -> bool:
 
 class StoreInUse(EdgeError):
     """The store's folder cannot be opened, for the most part because the running fleet has it."""
+
+
+class _Recent:
+    """What the graphs that were written last hold, as packed N-Triples: about 1 KB a device.
+
+    A graph is taken out before it is written and put back when that is done: after an error it is read from disk.
+    """
+
+    _MOST = 20_000
+
+    def __init__(self) -> None:
+        self._packed: OrderedDict[str, bytes] = OrderedDict()
+
+    def take(self, graph: str) -> set[ox.Triple] | None:
+        packed = self._packed.pop(graph, None)
+        if packed is None:
+            return None
+        return {quad.triple for quad in ox.parse(zlib.decompress(packed), ox.RdfFormat.N_TRIPLES)}
+
+    def put(self, graph: str, triples: set[ox.Triple]) -> None:
+        self._packed[graph] = zlib.compress(_lines(triples).encode(), 1)
+        if len(self._packed) > self._MOST:
+            self._packed.popitem(last=False)
+
+    def clear(self) -> None:
+        self._packed.clear()
 
 
 def _set_cursor(cursor: int) -> str:
@@ -147,10 +181,3 @@ def _set_cursor(cursor: int) -> str:
 def _lines(triples: Iterable[ox.Triple]) -> str:
     # str() of a triple is its N-Triples form, escaped by pyoxigraph: it is SPARQL too.
     return "\n".join(f"{triple} ." for triple in triples)
-
-
-def triples_of(description: Mapping[str, Any]) -> list[ox.Triple]:
-    """The triples of one of our own JSON-LD documents (of a context made only of ours)."""
-    body = json.dumps({key: value for key, value in description.items() if key != "@context"})
-    text = f'{{"@context":{inline_context()},{body[1:]}'
-    return [quad.triple for quad in ox.parse(text, ox.RdfFormat.JSON_LD)]
