@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from edge.runtime.errors import BadFile
@@ -94,12 +95,11 @@ class DeviceFacts:
             raise BadFile(f"{where}: expected an object, found {kind_of(inventory)}")
         read = _Reader(inventory, where)
         runtimes = read.words_by_name("runtimes")
-        for name in runtimes:
-            if ":" in name:
-                raise BadFile(f"{where}.runtimes: {shown(name)}: a runtime's name has no colon")
+        if any(":" in name for name in runtimes):
+            raise BadFile(f"{where}.runtimes: {shown(list(runtimes))}: a runtime's name has no colon")
         dtypes = read.words("dtypes")
         if dtypes is None:
-            dtypes = frozenset(dtype for name in runtimes for dtype in _RUNTIME_DTYPES.get(name, ()))
+            dtypes = _dtypes_of(tuple(runtimes))
         kind = read.word("kind")
         if kind is not None and kind not in KINDS:
             raise BadFile(f"{where}.kind: expected one of {', '.join(KINDS)}; found {shown(kind)}")
@@ -214,6 +214,11 @@ def sensor_name(name: str) -> str:
     return _SENSOR_NAMES.get(lower, lower)
 
 
+@lru_cache(1024)
+def _dtypes_of(runtimes: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(dtype for name in runtimes for dtype in _RUNTIME_DTYPES.get(name, ()))
+
+
 def _derived(manifest: Manifest) -> Iterable[Variant]:
     bits = manifest.quantization.bits if manifest.quantization else 32.0
     for name, entry in manifest.files.items():
@@ -260,7 +265,7 @@ def _variant(value: object, where: str) -> Variant:
 
 
 class _Reader:
-    """Optional fields of one JSON object; errors say where."""
+    """Optional fields of one JSON object; errors say where. Ten thousand inventories are read for one match."""
 
     def __init__(self, value: Mapping[str, Any], where: str) -> None:
         self._value = value
@@ -268,33 +273,39 @@ class _Reader:
 
     def word(self, name: str) -> str | None:
         value = self._value.get(name)
-        return None if value is None or value == "" else _word(value, f"{self._where}.{name}")
+        if value is None or value == "":
+            return None
+        return value if _is_word(value) else self._refused(value, name)
 
     def number(self, name: str) -> int | None:
         value = self._value.get(name)
-        return None if value is None else integer(value, f"{self._where}.{name}", 0, MAX_KB)
+        if value is None or (type(value) is int and 0 <= value <= MAX_KB):
+            return value
+        return integer(value, f"{self._where}.{name}", 0, MAX_KB)
 
     def words(self, name: str) -> frozenset[str] | None:
         value = self._value.get(name)
         if value is None:
             return None
-        where = f"{self._where}.{name}"
         if not isinstance(value, list):
-            raise BadFile(f"{where}: expected a list, found {kind_of(value)}")
+            raise BadFile(f"{self._where}.{name}: expected a list, found {kind_of(value)}")
         if len(value) > MAX_MODELS:
-            raise BadFile(f"{where}: {len(value)} entries; at most {MAX_MODELS} are read")
-        return frozenset(_word(each, where) for each in value)
+            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {MAX_MODELS} are read")
+        return frozenset(each if _is_word(each) else self._refused(each, name) for each in value)
 
     def words_by_name(self, name: str) -> dict[str, str]:
         value = self._value.get(name)
         if value is None:
             return {}
-        where = f"{self._where}.{name}"
         if not isinstance(value, dict):
-            raise BadFile(f"{where}: expected an object, found {kind_of(value)}")
+            raise BadFile(f"{self._where}.{name}: expected an object, found {kind_of(value)}")
         if len(value) > MAX_ITEMS:
-            raise BadFile(f"{where}: {len(value)} entries; at most {MAX_ITEMS} are read")
-        return {_word(key, where): _word(each, f"{where}[{key[:40]!r}]") for key, each in value.items()}
+            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {MAX_ITEMS} are read")
+        for pair in value.items():
+            for each in pair:
+                if not _is_word(each):
+                    self._refused(each, name)
+        return value
 
     def models(self) -> tuple[HeldModel, ...]:
         value = self._value.get("models")
@@ -306,24 +317,33 @@ class _Reader:
         if len(value) > MAX_MODELS:
             raise BadFile(f"{where}: {len(value)} entries; at most {MAX_MODELS} are read")
         found = []
-        for index, each in enumerate(value):
-            at = f"{where}[{index}]"
+        for each in value:
             if not isinstance(each, dict):
-                raise BadFile(f"{at}: expected an object, found {kind_of(each)}")
+                raise BadFile(f"{where}: expected objects, found {kind_of(each)}")
             active = each.get("active", False)
             if not isinstance(active, bool):
-                raise BadFile(f"{at}.active: expected true or false, found {kind_of(active)}")
-            name, version = _word(each.get("name"), f"{at}.name"), _word(each.get("version"), f"{at}.version")
+                raise BadFile(f"{where}: active: expected true or false, found {kind_of(active)}")
+            name, version = each.get("name"), each.get("version")
+            for word in (name, version):
+                if not _is_word(word):
+                    self._refused(word, "models")
             # What no manifest can be called is no model of the fleet's: "a:b" could be taken for version b of a.
-            if _NAME.fullmatch(name) and _NAME.fullmatch(version):
-                found.append(HeldModel(name, version, active))
+            if _NAME.fullmatch(str(name)) and _NAME.fullmatch(str(version)):
+                found.append(HeldModel(str(name), str(version), active))
         return tuple(found)
 
+    def _refused(self, value: object, name: str) -> str:
+        """Says what is wrong with a word, or returns it where it only was no plain ASCII."""
+        return text(value, f"{self._where}.{name}", MAX_TEXT, _WORD)
 
-def _word(value: object, where: str) -> str:
-    # The common case first: reading ten thousand inventories is part of every match.
-    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        return text(value, where, MAX_TEXT, _WORD)
-    if 0 < len(value) <= MAX_TEXT and value[0] != " " and value[-1] != " ":
-        return value
-    return text(value, where, MAX_TEXT, _WORD)
+
+def _is_word(value: Any) -> bool:
+    """Whether a value is plain text without need of a closer look: printable ASCII, no space at its ends."""
+    return (
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_TEXT
+        and value.isascii()
+        and value.isprintable()
+        and value[0] != " "
+        and value[-1] != " "
+    )
