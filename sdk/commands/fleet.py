@@ -1,0 +1,17 @@
+"""`edge fleet`: what an operator does. Each subcommand lives in a module of its own."""
+
+import click
+
+from edge.sdk.lazy import LazyGroup
+from edge.sdk.options import debug_option
+
+# In the order in which an operator meets them.
+COMMANDS = {
+    "audit": "fleet_audit:audit",
+}
+
+
+@click.command("fleet", cls=LazyGroup, commands_in=COMMANDS, short_help="Run a fleet: enroll, find, update devices.")
+@debug_option
+def command() -> None:
+    """Run a fleet of devices from one machine: enroll them, find them by what they are, update their models."""
