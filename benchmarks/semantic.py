@@ -67,7 +67,7 @@ class Fleet:
 
     def __init__(self, count: int) -> None:
         rng = random.Random(5)
-        self.bodies = {f"d{index:06}": inventory(rng) for index in range(count)}
+        self.bodies = {f"d{index:06}": {"inventory": inventory(rng)} for index in range(count)}
 
     def devices(self) -> Iterator[tuple[str, dict[str, Any]]]:
         yield from self.bodies.items()
@@ -132,27 +132,28 @@ def main() -> None:
         results: dict[str, Any] = {"devices": given.devices, "store": "disk" if given.disk else "memory"}
         results["rebuild"] = measured(lambda: projection.rebuild(fleet), 1)
         results["triples"] = len(store)
-        facts = [DeviceFacts.from_inventory(name, body) for name, body in fleet.devices()]
+        facts = [DeviceFacts.from_body(name, body) for name, body in fleet.devices()]
         for name, text in (("discovery", DISCOVERY), ("discovery without building", BROAD)):
             wanted = parse(text)
             found = find_devices(store, wanted)
             assert found == sorted(each.id for each in facts if matches(wanted, each)), "SPARQL and Python differ"
             results[name] = measured(lambda wanted=wanted: find_devices(store, wanted), 11) | {"found": len(found)}
         results["update, another model"] = updates(projection, fleet, another_model)
-        results["update, another machine"] = updates(projection, fleet, lambda body, rng: inventory(rng))
+        results["update, another machine"] = updates(projection, fleet, lambda body, rng: {"inventory": inventory(rng)})
         spotter = model()
         found_ = match_devices(spotter, facts)
         results["match"] = measured(lambda: match_devices(spotter, facts), 5) | {"fit": sum(m.fits for m in found_)}
         rows = [(name, json.dumps(body)) for name, body in fleet.devices()]
         results["match from JSON"] = measured(
-            lambda: match_devices(spotter, (DeviceFacts.from_inventory(name, json.loads(row)) for name, row in rows)), 3
+            lambda: match_devices(spotter, (DeviceFacts.from_body(name, json.loads(row)) for name, row in rows)), 3
         )
     print(json.dumps(results, indent=1))
 
 
 def another_model(body: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """A device after an update: what changes most often."""
-    return {**body, "models": [{"name": "kws", "version": f"3.{rng.randrange(10**6)}", "sha256": "", "active": True}]}
+    running = {"name": "kws", "version": f"3.{rng.randrange(10**6)}", "sha256": "", "active": True}
+    return {"inventory": {**body["inventory"], "models": [running]}}
 
 
 def updates(

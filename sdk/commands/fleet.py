@@ -7,6 +7,11 @@ from edge.sdk.options import debug_option
 
 # In the order in which an operator meets them.
 COMMANDS = {
+    "query": "fleet_semantic:query",
+    "match": "fleet_semantic:match",
+    "export-rdf": "fleet_semantic:export_rdf",
+    "import-rdf": "fleet_semantic:import_rdf",
+    "rebuild": "fleet_semantic:rebuild",
     "audit": "fleet_audit:audit",
 }
 

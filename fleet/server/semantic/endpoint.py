@@ -70,6 +70,9 @@ class RemoteStore:
         counts = [int(row[0].value) for row in found if row[0].value.isdecimal()]
         return max(counts, default=0)
 
+    def mark(self, cursor: int) -> None:
+        self._update(_cursor_update(cursor))
+
     def fill(self, graphs: Iterable[tuple[str, Iterable[ox.Triple]]], cursor: int) -> None:
         # Without a cursor first, as in LocalStore.
         self._update(f"DROP SILENT GRAPH <{CURSOR_GRAPH}>")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -32,6 +32,8 @@ _RUNTIME_DTYPES: Mapping[str, tuple[str, ...]] = {
     "onnx": ("float32", "float16", "int8", "int4", "int2", "ternary"),
 }
 _BITS_DTYPE = {1.58: "ternary", 2.0: "int2", 4.0: "int4", 8.0: "int8", 32.0: "float32"}
+# What runs which kind of file: a bundle Linux, a program or a slot image a board's firmware.
+_KIND_OF_FILE = {"bundle": "linux", "program": "microcontroller", "image": "microcontroller"}
 _SENSOR_OF_PREPROCESS = {"audio": "microphone", "image": "camera"}
 
 # Deviating names of the same thing, in inventories and filters: the word on the right is the one that is kept.
@@ -75,11 +77,29 @@ class DeviceFacts:
     features: frozenset[str] = frozenset()
     sensors: frozenset[str] = frozenset()
     boards: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+    gateway: str | None = None
     runtimes: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     models: tuple[HeldModel, ...] = ()
     dtypes: frozenset[str] = frozenset()
     operators: frozenset[str] | None = None
+
+    @classmethod
+    def from_body(cls, device: str, body: Mapping[str, Any]) -> DeviceFacts:
+        """Reads what the registry says of a device: its inventory, the operator's labels and groups, its gateway.
+
+        Raises:
+            BadFile: as `from_inventory`.
+        """
+        inventory, labels = body.get("inventory"), body.get("labels")
+        if isinstance(inventory, dict) and isinstance(labels, dict):
+            own = inventory.get("labels")
+            inventory = {**inventory, "labels": {**(own if isinstance(own, dict) else {}), **labels}}
+        made = cls.from_inventory(device, inventory)
+        read = _Reader(body, f"device {device!r}")
+        groups, gateway = read.words("groups"), read.word("gateway")
+        return replace(made, groups=groups or frozenset(), gateway=gateway) if groups or gateway else made
 
     @classmethod
     def from_inventory(cls, device: str, inventory: object) -> DeviceFacts:
@@ -131,25 +151,33 @@ class Variant:
     """One published file of a model and what it needs of a device.
 
     Attributes:
-        file: its name in the bundle.
+        file: its name.
         engines: runtimes that run it; one is enough.
         runtimes: the least version of each runtime that runs it, where there is one.
-        ram: bytes for activations, and on Linux for the file too; None where that is not known before it runs.
         flash: bytes of the file.
-        kind, arch, target: what it was made for; None: for any.
+        arena: bytes that it plans for activations; None where that is not known before it runs.
+        ram: bytes that running it on Linux takes at least; None: arena and file.
+        kind, arch, target, board: what it was made for; None: for any.
     """
 
     file: str
     engines: tuple[str, ...]
-    ram: int | None
     flash: int
     dtype: str
+    arena: int | None = None
+    ram: int | None = None
     sha256: str = ""
     operators: frozenset[str] = frozenset()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     kind: str | None = None
     arch: str | None = None
     target: str | None = None
+    board: str | None = None
+
+    @property
+    def least_ram(self) -> int | None:
+        """Bytes of RAM without which it runs nowhere; None if unknown."""
+        return self.arena if self.arena is not None else self.ram
 
 
 @dataclass(frozen=True)
@@ -186,7 +214,9 @@ class ModelFacts:
 
     @classmethod
     def from_published(cls, published: object) -> ModelFacts:
-        """Reads what the registry holds of a model: {"manifest": {…}, "variants": […]} or the manifest alone.
+        """Reads what the registry holds of a model: {"name", "version", "manifest": {…}, "variants": […]}.
+
+        A manifest alone will do; name and version beside it come before its own (`publish --version`).
 
         Raises:
             BadFile: naming the field that is wrong.
@@ -197,14 +227,19 @@ class ModelFacts:
             raise BadFile(f"model: expected an object, found {kind_of(published)}")
         body = published.get("manifest", published)
         manifest = Manifest.from_json(body if isinstance(body, str) else json.dumps(body))
-        listed = published.get("variants")
+        if body is not published:
+            given = {key: published[key] for key in ("name", "version") if isinstance(published.get(key), str)}
+            for key, value in given.items():
+                text(value, f"model.{key}", 100, _NAME)
+            manifest = replace(manifest, **given)
+        listed = published.get("variants") if body is not published else None
         if listed is None:
             return cls.from_manifest(manifest)
         where = f"model {manifest.name}:{manifest.version}"
         if not isinstance(listed, list) or not 1 <= len(listed) <= MAX_ITEMS:
             raise BadFile(f"{where}.variants: expected a list of 1 to {MAX_ITEMS}, found {shown(listed)}")
         return cls.from_manifest(
-            manifest, [_variant(each, f"{where}.variants[{at}]") for at, each in enumerate(listed)]
+            manifest, [_variant(each, manifest, f"{where}.variants[{at}]") for at, each in enumerate(listed)]
         )
 
 
@@ -226,41 +261,49 @@ def _derived(manifest: Manifest) -> Iterable[Variant]:
             yield Variant(
                 file=name,
                 engines=entry.engines,
-                ram=entry.arena_bytes,
                 flash=entry.bytes,
                 dtype=_BITS_DTYPE.get(bits, "float32"),
+                arena=entry.arena_bytes,
                 sha256=entry.sha256,
                 operators=frozenset(entry.ops),
             )
 
 
-def _variant(value: object, where: str) -> Variant:
+def _variant(value: object, manifest: Manifest, where: str) -> Variant:
+    """Reads a published variant, as `edge.fleet.variant` writes it; dtype and operators are the manifest's."""
     if not isinstance(value, dict):
         raise BadFile(f"{where}: expected an object, found {kind_of(value)}")
     read = _Reader(value, where)
     engines = value.get("engines")
-    if not isinstance(engines, list) or not engines or any(engine not in ENGINES for engine in engines):
+    if not isinstance(engines, list) or any(engine not in ENGINES for engine in engines):
         raise BadFile(f"{where}.engines: expected a list of {', '.join(ENGINES)}; found {shown(engines)}")
-    file, dtype, flash = read.word("file"), read.word("dtype"), read.number("bytes")
+    file, kind, flash = read.word("path"), read.word("kind"), read.number("length")
     if file is None or flash is None:
-        raise BadFile(f"{where}: field {'file' if file is None else 'bytes'!r} is missing")
-    if dtype not in DTYPES:
-        raise BadFile(f"{where}.dtype: expected one of {', '.join(DTYPES)}; found {shown(dtype)}")
+        raise BadFile(f"{where}: field {'path' if file is None else 'length'!r} is missing")
+    if kind not in _KIND_OF_FILE:
+        raise BadFile(f"{where}.kind: expected one of {', '.join(_KIND_OF_FILE)}; found {shown(kind)}")
     sha256 = read.word("sha256") or ""
     if sha256 and not _SHA256.fullmatch(sha256):
         raise BadFile(f"{where}.sha256: {shown(sha256)} is not 64 lower-case hexadecimal digits")
+    target = read.word("target")
+    # A board's firmware links operators; on Linux a runtime has them all.
+    core = [entry for entry in manifest.files.values() if "core" in entry.engines]
+    called = frozenset(core[0].ops) if core and kind != "bundle" else frozenset[str]()
+    bits = manifest.quantization.bits if manifest.quantization else 32.0
     return Variant(
-        file=file,
+        file=file.rpartition("/")[2],
         engines=tuple(engines),
-        ram=read.number("arena_bytes"),
         flash=flash,
-        dtype=dtype,
+        dtype=_BITS_DTYPE.get(bits, "float32"),
+        arena=read.number("arena_bytes"),
+        ram=read.number("ram_bytes") or None,
         sha256=sha256,
-        operators=read.words("operators") or frozenset(),
+        operators=read.words("operators") or called,
         runtimes=read.words_by_name("runtimes"),
-        kind=read.word("kind"),
+        kind=_KIND_OF_FILE[kind],
         arch=read.word("arch"),
-        target=read.word("target"),
+        target=None if target == "generic" else target,
+        board=read.word("board"),
     )
 
 

@@ -23,13 +23,18 @@ _TEXTS = {
     "arch": EF + "arch",
     "cpu": EF + "cpu",
     "feature": EF + "hasFeature",
+    "group": EF + "inGroup",
+    "gateway": EF + "behindGateway",
     "os": EF + "os",
     "board": EF + "board",
     "target": EF + "target",
 }
 # Few devices share the first, most share the last: pyoxigraph keeps the order of patterns that it deems equal, and
 # starting from a building instead of from "int8" is twenty times less work.
-_NARROW_FIRST = ("id", "label", "building", "holds", "model", "board", "target", "cpu", "sensor", "feature", "runtime")
+_NARROW_FIRST = (
+    *("id", "gateway", "label", "building", "group", "holds", "model"),
+    *("board", "target", "cpu", "sensor", "feature", "runtime"),
+)
 
 
 def to_sparql(filter_: Filter) -> str:

@@ -35,6 +35,8 @@ KEYS: dict[str, str] = {
     "sensor": "a sensor it has: microphone, camera, accelerometer, …",
     "building": "its label building",
     "label.KEY": "its label KEY",
+    "group": "a group of the operator's that it is in",
+    "gateway": "of a board: the gateway behind which it is",
     "model": "a model that it runs: kws, or one version of it: kws:2.1",
     "holds": "a model's version that lies on it, running or not: kws:2.1",
     "runtime": "an engine that it has: litert, or one version: litert:2.3.0",
@@ -296,7 +298,7 @@ def _values(key: str, device: DeviceFacts) -> set[str]:
         return {f"{model.name}:{model.version}" for model in device.models}
     if key == "runtime":
         return set(device.runtimes) | {f"{name}:{version}" for name, version in device.runtimes.items()}
-    several = {"sensor": device.sensors, "dtype": device.dtypes, "feature": device.features}
+    several = {"sensor": device.sensors, "dtype": device.dtypes, "feature": device.features, "group": device.groups}
     if key in several:
         return set(several[key])
     one = {
@@ -306,6 +308,7 @@ def _values(key: str, device: DeviceFacts) -> set[str]:
         "os": device.os,
         "board": device.board,
         "target": device.target,
+        "gateway": device.gateway,
         "id": device.id,
     }[key]
     return set() if one is None else {one}

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts, Variant
-from edge.runtime.target import TARGETS
-
-_TARGETS = {target.name: target for target in TARGETS}
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Unmet:
     """A need that a device does not meet.
 
     Attributes:
-        need: "ram", "flash", "kind", "arch", "target", "runtime", "sensor", "operators" or "dtype".
+        need: "ram", "flash", "kind", "arch", "target", "board", "runtime", "sensor", "operators" or "dtype".
         wanted, found: in words, with units: "300 KB", "256 KB".
     """
 
@@ -68,20 +65,26 @@ def match_devices(model: ModelFacts, devices: Iterable[DeviceFacts]) -> list[Mat
 
 
 def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tuple[Unmet, ...]:
-    """The needs of one variant that a device does not meet, in the order in which `Unmet.need` names them."""
+    """The needs of one variant that a device does not meet, in the order in which `Unmet.need` names them.
+
+    What a device does not say (RAM, flash, what a board's firmware links) is not held against it: the rollout tries.
+    """
     unmet: list[Unmet] = []
     ram = needed_ram(variant, device)
-    if ram is not None and (device.ram is None or device.ram < ram):
+    if ram is not None and device.ram is not None and device.ram < ram:
         unmet.append(Unmet("ram", _size(ram), _size(device.ram)))
-    if variant.flash and _flash_short(variant.flash, device):
+    if device.flash is not None and device.flash < variant.flash:
         unmet.append(Unmet("flash", _size(variant.flash), _size(device.flash)))
-    if variant.kind is not None and variant.kind != device.kind:
-        unmet.append(Unmet("kind", variant.kind, device.kind or "unknown"))
-    if variant.arch is not None and variant.arch != device.arch:
-        unmet.append(Unmet("arch", variant.arch, device.arch or "unknown"))
-    if variant.target is not None and not _runs_target(variant.target, device):
-        unmet.append(Unmet("target", _target_words(variant.target), device.target or "another"))
-    runtime = _unmet_runtime(variant, device)
+    for need, wanted, found in (
+        ("kind", variant.kind, device.kind),
+        ("arch", variant.arch, device.arch),
+        ("target", variant.target, device.target),
+        ("board", variant.board, device.board),
+    ):
+        if wanted is not None and wanted != found:
+            unmet.append(Unmet(need, wanted, found or "none"))
+    silent = device.kind == "microcontroller" and not device.runtimes
+    runtime = None if silent or not variant.engines else _unmet_runtime(variant, device)
     if runtime is not None:
         unmet.append(runtime)
     missing = model.sensors - device.sensors
@@ -89,39 +92,16 @@ def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tup
         unmet.append(Unmet("sensor", _listed(missing), _listed(device.sensors)))
     if device.operators is not None and not variant.operators <= device.operators:
         unmet.append(Unmet("operators", _listed(variant.operators - device.operators), "not these"))
-    if variant.dtype not in device.dtypes:
+    if variant.dtype not in device.dtypes and (device.dtypes or not silent):
         unmet.append(Unmet("dtype", variant.dtype, _listed(device.dtypes)))
     return tuple(unmet)
 
 
 def needed_ram(variant: Variant, device: DeviceFacts) -> int | None:
-    """Bytes of RAM that a variant takes there: its arena, and the file too where it is not read in place from flash."""
+    """Bytes of RAM that a variant takes there: its arena, and on Linux the file too, which a board reads from flash."""
     if device.kind == "microcontroller":
-        return variant.ram
-    return (variant.ram or 0) + variant.flash
-
-
-def _flash_short(flash: int, device: DeviceFacts) -> bool:
-    if device.flash is None:
-        # Computers often do not say; of a board it is always known, and what is unknown there is not assumed.
-        return device.kind == "microcontroller"
-    return device.flash < flash
-
-
-def _runs_target(name: str, device: DeviceFacts) -> bool:
-    """Whether the device is that target, or has all instructions of it and is of its architecture."""
-    if name in ("generic", device.target):
-        return True
-    wanted, have = _TARGETS.get(name), _TARGETS.get(device.target or "")
-    if wanted is None or have is None:
-        return False
-    # Targets of one architecture share the first word of their instruction sets ("asimd", "sse2", "vfp").
-    return wanted.isa[:1] == have.isa[:1] and set(wanted.isa) <= set(have.isa)
-
-
-def _target_words(name: str) -> str:
-    target = _TARGETS.get(name)
-    return f"{name} ({', '.join(target.isa)})" if target is not None and target.isa else name
+        return variant.least_ram
+    return variant.ram if variant.ram is not None else (variant.arena or 0) + variant.flash
 
 
 def _unmet_runtime(variant: Variant, device: DeviceFacts) -> Unmet | None:
@@ -163,10 +143,8 @@ def _listed(words: Iterable[str]) -> str:
     return ", ".join(ordered[:8]) + (f" and {len(ordered) - 8} more" if len(ordered) > 8 else "") or "none"
 
 
-def _size(count: int | None) -> str:
-    """Bytes in the units that filters take; what is needed is rounded up by nobody: KB have two digits."""
-    if count is None:
-        return "an unknown amount"
+def _size(count: int) -> str:
+    """Bytes in the units that filters take, with two digits."""
     for unit, size in (("GB", 1 << 30), ("MB", 1 << 20), ("KB", 1 << 10)):
         if count >= size:
             return f"{count / size:.2f}".rstrip("0").rstrip(".") + f" {unit}"

@@ -105,19 +105,21 @@ def _variant(iri: str, variant: Variant) -> dict[str, Any]:
         "@id": f"{iri}#variant-{segment(variant.file)}",
         "@type": "ef:Variant",
         "ef:file": variant.file,
-        "ef:sha256": variant.sha256,
         "ef:needsFlashBytes": variant.flash,
         "ef:needsDtype": variant.dtype,
         "ef:needsAnyRuntime": sorted(variant.engines),
     }
     for key, value in (
-        ("ef:needsRamBytes", variant.ram),
+        ("ef:needsRamBytes", variant.least_ram),
         ("ef:needsKind", variant.kind),
         ("ef:needsArch", variant.arch),
         ("ef:needsTarget", variant.target),
+        ("ef:needsBoard", variant.board),
     ):
         if value is not None:
             made[key] = value
+    if variant.sha256:
+        made["ef:sha256"] = variant.sha256
     if variant.operators:
         made["ef:needsOperator"] = sorted(variant.operators)
     if variant.runtimes:
@@ -128,8 +130,8 @@ def _variant(iri: str, variant: Variant) -> dict[str, Any]:
 def _conditions(iri: str, model: ModelFacts) -> list[dict[str, Any]]:
     """What the least demanding variant needs, in the schema's own words."""
     needs = [("flash", "s3n_extend:Flash", min((variant.flash for variant in model.variants), default=None))]
-    arenas = [variant.ram for variant in model.variants if variant.ram is not None]
-    needs.append(("ram", "s3n_extend:RAM", min(arenas, default=None)))
+    known = [variant.least_ram for variant in model.variants if variant.least_ram is not None]
+    needs.append(("ram", "s3n_extend:RAM", min(known, default=None)))
     return [
         {
             "@id": f"{iri}#needs-{name}",

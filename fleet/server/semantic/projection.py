@@ -19,7 +19,7 @@ from edge.fleet.server.semantic.expansion import triples_of
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts
 from edge.fleet.server.semantic.names import VOCABULARY_GRAPH, device_iri, model_iri
 from edge.fleet.server.semantic.network import network_description
-from edge.fleet.server.semantic.registry import Event, Registry, device_inventory
+from edge.fleet.server.semantic.registry import Event, Registry
 from edge.fleet.server.semantic.store import Graphs
 from edge.fleet.server.semantic.thing import DEFAULT_BROKER, thing_description
 from edge.runtime.errors import EdgeError
@@ -69,7 +69,12 @@ class Projection:
         if behind < 0 or behind > REBUILD_BEHIND or (behind and self._cursor == 0):
             self.rebuild(registry)
             return max(behind, 0)
-        return sum(self.apply(event) for event in registry.events(self._cursor))
+        count = sum(self.apply(event) for event in registry.events(self._cursor))
+        if last > self._cursor:
+            # Events of other kinds: without a mark, they would look like so many that are left to do.
+            self.store.mark(last)
+            self._cursor = last
+        return count
 
     def rebuild(self, registry: Registry) -> None:
         """Makes the store anew from all devices and models; the result is what following the events gives.
@@ -98,8 +103,9 @@ class Projection:
     def _triples(self, kind: str, subject: str, body: Mapping[str, Any]) -> list[ox.Triple] | None:
         try:
             if kind == "device.changed":
-                facts = DeviceFacts.from_inventory(subject, device_inventory(body))
-                return triples_of(thing_description(facts, self._broker))
+                if body.get("state") == "revoked":
+                    return None  # nobody finds it, nothing is sent to it
+                return triples_of(thing_description(DeviceFacts.from_body(subject, body), self._broker))
             if kind == "model.published":
                 model = ModelFacts.from_published(body)
                 if model.key != subject:

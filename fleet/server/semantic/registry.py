@@ -38,13 +38,3 @@ class Registry(Protocol):
 
     def last_event(self) -> int:
         """The number of the newest event; 0: there is none."""
-
-
-def device_inventory(body: Mapping[str, Any]) -> object:
-    """The inventory in the body of a device's event; the operator's labels come before the device's own."""
-    inventory = body.get("inventory", body)
-    labels = body.get("labels")
-    if inventory is body or not isinstance(inventory, dict) or not isinstance(labels, dict):
-        return inventory
-    own = inventory.get("labels")
-    return {**inventory, "labels": {**(own if isinstance(own, dict) else {}), **labels}}

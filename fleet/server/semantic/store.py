@@ -41,6 +41,9 @@ class Graphs(Protocol):
     def cursor(self) -> int:
         """The number of the last event that was applied; 0: none."""
 
+    def mark(self, cursor: int) -> None:
+        """Remembers `cursor`."""
+
     def fill(self, graphs: Iterable[tuple[str, Iterable[ox.Triple]]], cursor: int) -> None:
         """Makes `graphs` all that there is beside the imports, quickly."""
 
@@ -60,7 +63,8 @@ class LocalStore:
 
     def __init__(self, folder: Path | None = None) -> None:
         # Reading a graph back from disk takes longer than all else of an update, so the last ones are remembered.
-        self._recent = None if folder is None else _Recent()
+        self.on_disk = folder is not None
+        self._recent = _Recent() if self.on_disk else None
         if folder is None:
             self._store = ox.Store()
             return
@@ -85,6 +89,9 @@ class LocalStore:
             if isinstance(quad.object, ox.Literal) and quad.object.value.isdecimal():
                 return int(quad.object.value)
         return 0
+
+    def mark(self, cursor: int) -> None:
+        self._store.update(_set_cursor(cursor))
 
     def fill(self, graphs: Iterable[tuple[str, Iterable[ox.Triple]]], cursor: int) -> None:
         # Without a cursor first: a crash half-way leaves none, and the whole work is done again.

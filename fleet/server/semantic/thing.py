@@ -126,6 +126,7 @@ def _shortcuts(device: DeviceFacts) -> dict[str, Any]:
         ("ef:ramBytes", device.ram),
         ("ef:flashBytes", device.flash),
         ("ef:inBuilding", device.labels.get("building")),
+        ("ef:behindGateway", device.gateway),
     ):
         if value is not None:
             made[key] = value
@@ -134,6 +135,7 @@ def _shortcuts(device: DeviceFacts) -> dict[str, Any]:
         ("ef:hasSensorType", device.sensors),
         ("ef:supportsDtype", device.dtypes),
         ("ef:presentsBoard", device.boards),
+        ("ef:inGroup", device.groups),
         ("ef:hasRuntime", device.runtimes),
         ("ef:hasRuntimeVersion", {f"{name}:{version}" for name, version in device.runtimes.items()}),
         ("ef:runsModel", {model.name for model in device.models if model.active}),
