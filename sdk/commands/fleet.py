@@ -19,6 +19,11 @@ COMMANDS = {
     "job": "fleet_enroll:job",
     "revoke": "fleet_enroll:revoke",
     "remove": "fleet_enroll:remove",
+    "query": "fleet_semantic:query",
+    "match": "fleet_semantic:match",
+    "export-rdf": "fleet_semantic:export_rdf",
+    "import-rdf": "fleet_semantic:import_rdf",
+    "rebuild": "fleet_semantic:rebuild",
     "audit": "fleet_audit:audit",
 }
 
