@@ -14,6 +14,7 @@ of it is remembered, and told again if it is asked for again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -161,8 +162,10 @@ class Agent:
                 began = time.monotonic()
                 try:
                     self._session()
-                except (OSError, FleetError, ValueError) as error:
+                except (OSError, EdgeError) as error:
                     _log.warning("%s: %s", self.place.id, error)
+                except Exception:  # a device must not fall silent because of one connection
+                    _log.exception("%s: a connection ended by a bug in edge", self.place.id)
                 if time.monotonic() - began > 30:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
@@ -199,7 +202,8 @@ class Agent:
             self._serve(client)
         finally:
             if self.connected.is_set() and not self._lost.is_set():
-                client.publish(topics.up(place.id, "status"), self._online(False), 1, retain=True).wait_for_publish(2)
+                with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
+                    client.publish(topics.up(place.id, "status"), self._online(False), 1, True).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
