@@ -55,6 +55,8 @@ WINDOW = 100
 _RESEND_SECONDS = 20.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+# A connection that lasted as long was a good one: after it the pauses begin anew.
+_GOOD_SESSION_SECONDS = 10.0
 
 Report = Callable[[JobReport], None]
 JobHandler = Callable[[str, dict[str, Any], Report], None]
@@ -166,7 +168,7 @@ class Agent:
                     _log.warning("%s: %s", self.place.id, error)
                 except Exception:  # a device must not fall silent because of one connection
                     _log.exception("%s: a connection ended by a bug in edge", self.place.id)
-                if time.monotonic() - began > 30:
+                if time.monotonic() - began > _GOOD_SESSION_SECONDS:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
                 self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
