@@ -14,6 +14,7 @@ of it is remembered, and told again if it is asked for again.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
@@ -54,6 +55,8 @@ WINDOW = 100
 _RESEND_SECONDS = 20.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+# A connection that lasted as long was a good one: after it the pauses begin anew.
+_GOOD_SESSION_SECONDS = 10.0
 
 Report = Callable[[JobReport], None]
 JobHandler = Callable[[str, dict[str, Any], Report], None]
@@ -171,9 +174,11 @@ class Agent:
                 began = time.monotonic()
                 try:
                     self._session()
-                except (OSError, FleetError, ValueError) as error:
+                except (OSError, EdgeError) as error:
                     _log.warning("%s: %s", self.place.id, error)
-                if time.monotonic() - began > 30:
+                except Exception:  # a device must not fall silent because of one connection
+                    _log.exception("%s: a connection ended by a bug in edge", self.place.id)
+                if time.monotonic() - began > _GOOD_SESSION_SECONDS:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
                 self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
@@ -209,7 +214,8 @@ class Agent:
             self._serve(client)
         finally:
             if self.connected.is_set() and not self._lost.is_set():
-                client.publish(topics.up(place.id, "status"), self._online(False), 1, retain=True).wait_for_publish(2)
+                with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
+                    client.publish(topics.up(place.id, "status"), self._online(False), 1, True).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()

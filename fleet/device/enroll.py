@@ -31,6 +31,7 @@ from edge.fleet.messages import CertificateAnswer, CertificateRequest, Envelope,
 
 _CONNECT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 60.0
+_ATTEMPTS = 4
 
 
 def enroll(
@@ -65,11 +66,11 @@ def enroll(
     csr, der, key = home.next_request()
     request = CertificateRequest(csr, device, claim_proof(token.key, der), inventory)
     deadline = None if wait is None else time.monotonic() + wait
-    told, delay, first = "", 1.0, True
+    told, delay, first, attempts = "", 1.0, True, 0
     while not stop.is_set():
         try:
             with _Claim(host, port, token) as claim:
-                delay, first = 1.0, False
+                delay, first, attempts = 1.0, False, 0
                 while not stop.is_set():
                     claim.ask(request)
                     answer = claim.answer(_until(deadline, _ASK_AGAIN_SECONDS), stop)
@@ -84,6 +85,11 @@ def enroll(
                         answer = claim.answer(_until(deadline, _ASK_AGAIN_SECONDS), stop)
                     if deadline is not None and time.monotonic() >= deadline:
                         return None
+        except _NotLetIn:
+            # The broker learns of a new token a moment after the operator does.
+            attempts += 1
+            if attempts == _ATTEMPTS or stop.wait(0.7):
+                raise
         except ConnectionError as error:
             if first:
                 raise FleetError(f"{host}:{port}: {error}") from error
@@ -121,6 +127,10 @@ def pinned_context(host: str, port: int, pin: str) -> ssl.SSLContext:
     return context
 
 
+class _NotLetIn(Refused):
+    """The broker does not know the token."""
+
+
 class _Claim:
     """A connection to the bootstrap listener."""
 
@@ -150,7 +160,7 @@ class _Claim:
         ready = self._ready.wait(_CONNECT_SECONDS)
         if self._refused:
             self.__exit__()
-            raise Refused(self._refused)
+            raise _NotLetIn(self._refused)
         if not ready:
             self.__exit__()
             raise ConnectionError("the broker does not answer")

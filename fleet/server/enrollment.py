@@ -117,7 +117,6 @@ def request(connection: Connection, token_id: str, message: CertificateRequest) 
         connection.execute(table.update().where(table.c.id == token_id).values(used_at=now, used_by=checked.key))
         audit(connection, f"token {token_id}", "token.use", token_id, key=checked.key)
     elif token.used_by != checked.key:
-        audit(connection, f"token {token_id}", "token.refuse", token_id, key=checked.key)
         raise Refused("the claim token was used by another device: ask the operator for another")
     if not _known(connection, checked.key):
         if token.device is not None and message.device not in ("", token.device):
