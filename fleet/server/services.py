@@ -92,7 +92,7 @@ class Server:
 
     # What parts of the fleet that live elsewhere (updates, semantics) hook into, before `start`: each is a function
     # that is given the server once the database, the authority and the ingest are there.
-    extensions: tuple[Callable[[Server], None], ...] = ()
+    extensions: tuple[Callable[[Server], object], ...] = ()
 
     def follow(self, kind: str, action: Callable[[Event], None]) -> None:
         """Has `action` see every event of a kind that is committed from now on, in order, on the follower's thread."""

@@ -119,15 +119,21 @@ def run(heartbeat: float, sensors: tuple[str, ...], log: str, log_format: str | 
     """Keep this device connected to its fleet until Ctrl-C or SIGTERM: report, and do what the operator asks."""
     from edge.fleet.device.agent import Agent
     from edge.fleet.device.describe import linux_inventory
+    from edge.fleet.device.updates import Updates, with_models
     from edge.fleet.logs import log_to_stderr
 
     log_to_stderr(log, None if log_format is None else log_format == "json")
     place = _home(home)
     labels = place.labels()
-    agent = Agent(place, lambda: linux_inventory(labels, sensors), heartbeat, _load)
+    agent = Agent(place, with_models(place, lambda: linux_inventory(labels, sensors)), heartbeat, _load)
+    updates = Updates(agent)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: agent.stop())
-    agent.run()
+    updates.start()
+    try:
+        agent.run()
+    finally:
+        updates.stop()
 
 
 def _load() -> dict[str, float | int | str | bool]:

@@ -38,6 +38,7 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     from edge.fleet.server.metrics import serve
     from edge.fleet.server.services import Server
     from edge.fleet.server.state import State
+    from edge.fleet.server.updates.service import Updates
 
     log_to_stderr(log, None if log_format is None else log_format == "json")
     place = State.create(state)
@@ -48,6 +49,7 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     server = Server(place, settings)
+    server.extensions = (*server.extensions, Updates)
     server.start()
     stop_metrics = None
     try:

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from edge.fleet.inventory import InstalledModel, Inventory
 from edge.fleet.server import tables
 from edge.fleet.server.database import Database
-from edge.fleet.server.updates.rollout import publish_model
+from edge.fleet.server.updates.catalogue import publish_model
 from edge.fleet.variant import Blob, Variant
 
 OLD, NEW = "a" * 64, "b" * 64

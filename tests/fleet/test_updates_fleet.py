@@ -25,9 +25,10 @@ from edge.fleet.server import enrollment, registry
 from edge.fleet.server.database import setting
 from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
+from edge.fleet.server.updates.catalogue import publish_model
 from edge.fleet.server.updates.plan import Plan, parse_steps
 from edge.fleet.server.updates.publish import publish
-from edge.fleet.server.updates.rollout import Rollouts, publish_model
+from edge.fleet.server.updates.rollout import Rollouts
 from edge.fleet.server.updates.selection import selector
 from edge.fleet.server.updates.service import Updates as ServerUpdates
 from edge.fleet.server.updates.service import open_source

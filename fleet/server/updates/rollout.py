@@ -21,20 +21,17 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from edge.fleet.errors import FleetError, Refused
+from edge.fleet.errors import Refused
 from edge.fleet.inventory import Inventory
 from edge.fleet.server.database import Database, audit, emit, insert_new
 from edge.fleet.server.tables import devices, jobs
 from edge.fleet.server.updates.plan import Plan, active_sha256, choose, read_variants
-from edge.fleet.server.updates.tables import models, rollout_devices, rollouts
+from edge.fleet.server.updates.tables import OPEN, models, rollout_devices, rollouts
 from edge.fleet.variant import Variant
 from edge.runtime.errors import BadInput
 
 JOIN_SECONDS = 10.0
 """How often a rollout looks for devices that are to join it."""
-
-OPEN = ("running", "paused", "rolling-back")
-"""States of a rollout in which something may still happen."""
 
 BAD = ("failed", "rolled-back", "silent")
 MOVING = ("started", "staged")
@@ -107,6 +104,18 @@ class Rollouts:
             audit(connection, actor, "rollout.create", id, plan=plan.to_dict(), devices=joined)
             self._advance(connection, id)
         return id
+
+    def preview(self, plan: Plan) -> list[dict[str, Any]]:
+        """Who would get what, in the order in which they would begin; nothing is changed.
+
+        Raises:
+            BadInput: the version is not published.
+        """
+        chosen = self._chosen(plan)
+        with self._database.reading() as connection:
+            variants = self._variants(connection, plan.model, plan.version)
+            rows = self._candidates(connection, "preview", plan, variants, chosen)
+        return sorted(rows, key=lambda row: (row["rank"], row["device"]))
 
     def pause(self, id: str, actor: str) -> None:
         """No further device is started; those that are under way go on."""
@@ -285,6 +294,15 @@ class Rollouts:
         self, connection: Connection, id: str, plan: Plan, variants: list[Variant], chosen: set[str] | None
     ) -> int:
         """Adds the chosen devices that are not yet part of it, each with the variant that fits; returns how many."""
+        rows = self._candidates(connection, id, plan, variants, chosen)
+        if rows:
+            insert_new(connection, rollout_devices, rows)
+        return len(rows)
+
+    def _candidates(
+        self, connection: Connection, id: str, plan: Plan, variants: list[Variant], chosen: set[str] | None
+    ) -> list[dict[str, Any]]:
+        """The rows of the chosen devices that are not yet part of a rollout."""
         inside = sa.select(rollout_devices.c.device).where(rollout_devices.c.rollout == id)
         query = sa.select(devices.c.id, devices.c.inventory, devices.c.online).where(
             devices.c.state == "active", devices.c.id.not_in(inside)
@@ -311,9 +329,7 @@ class Rollouts:
                     "updated_at": now,
                 }
             )
-        if rows:
-            insert_new(connection, rollout_devices, rows)
-        return len(rows)
+        return rows
 
     def _paths(self, connection: Connection, model: str) -> dict[str, str]:
         """TUF path by hash of everything published of a model."""
@@ -566,28 +582,3 @@ def _job(id: str, device: str, kind: str, arguments: dict[str, Any], now: float)
         "updated_at": now,
         "expires_at": None,
     }
-
-
-def publish_model(database: Database, variants: list[Variant], manifest: dict[str, Any], actor: str) -> None:
-    """Writes down what was published, beside what is published of the same version already.
-
-    Raises:
-        FleetError: the variants are of different versions.
-    """
-    if len({(variant.model, variant.version) for variant in variants}) != 1:
-        raise FleetError("publish: the variants are not of one version")
-    first = variants[0]
-    with database.transaction() as connection:
-        key = (models.c.name == first.model) & (models.c.version == first.version)
-        held = connection.execute(sa.select(models.c.variants).where(key)).scalar()
-        rows = {row["path"]: row for row in (held or [])}
-        rows.update({variant.path: variant.to_dict() for variant in variants})
-        values = {"variants": list(rows.values()), "sequence": first.sequence}
-        if held is None:
-            row = {"name": first.model, "version": first.version, "manifest": manifest, "published_by": actor}
-            connection.execute(models.insert(), {**row, **values, "published_at": time.time()})
-        else:
-            connection.execute(models.update().where(key).values(**values))
-        body = {"name": first.model, "version": first.version, **values, "manifest": manifest}
-        emit(connection, "model.published", f"{first.model}:{first.version}", body)
-        audit(connection, actor, "model.publish", f"{first.model}:{first.version}", paths=sorted(rows))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 from sqlalchemy import Connection
 
@@ -22,9 +24,10 @@ _log = logging.getLogger("edge.fleet.updates")
 _TICK_SECONDS, _RENEW_SECONDS = 1.0, 3600.0
 
 
-def open_source(state: State) -> Source:
-    """The repository and the store of a fleet; made if they are not there."""
-    return Source(ModelRepository.create(state.tuf), BlobStore(state.models))
+def open_source(state: State, keys: Sequence[Path] = ()) -> Source:
+    """The repository and the store of a fleet, made if they are not there; `keys` are folders with further keys."""
+    ModelRepository.create(state.tuf)
+    return Source(ModelRepository(state.tuf, keys=keys), BlobStore(state.models))
 
 
 class Updates:

@@ -6,6 +6,9 @@ from sqlalchemy import JSON, Column, Connection, Double, ForeignKey, Index, Inte
 
 from edge.fleet.server.tables import metadata
 
+OPEN = ("running", "paused", "rolling-back")
+"""States of a rollout in which something may still happen."""
+
 models = Table(
     "models",
     metadata,
