@@ -108,6 +108,7 @@ class Agent:
         self._queued_jobs: set[str] = set()
         self._job_handlers: dict[str, JobHandler] = {}
         self._job_seen: list[Callable[[str, Job], None]] = []
+        self._any_job: Callable[[str, str, dict[str, Any], Report], None] | None = None
         self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
         self._down_handlers["cert"] = self._certificate_came
         self._board_answers: dict[str, Callable[[CertificateAnswer], None]] = {}
@@ -122,6 +123,10 @@ class Agent:
     def on_job(self, kind: str, handler: JobHandler) -> None:
         """Has `handler` do the jobs of a kind. It reports a final state, or raises `EdgeError`: the job has failed."""
         self._job_handlers[kind] = handler
+
+    def on_any_job(self, handler: Callable[[str, str, dict[str, Any], Report], None]) -> None:
+        """Has `handler(id, kind, arguments, report)` do the jobs for whose kind there is no handler."""
+        self._any_job = handler
 
     def on_down(self, kind: str, handler: DownHandler) -> None:
         """Has `handler` see messages of a kind ("blob", "fl"), on the network's thread: it must be quick."""
@@ -345,6 +350,8 @@ class Agent:
             report(JobReport(known, "was done before"))
             return
         handler = self._job_handlers.get(job.kind)
+        if handler is None and (other := self._any_job) is not None:
+            handler = lambda job_id, arguments, tell: other(job_id, job.kind, arguments, tell)  # noqa: E731
         if handler is None:
             report(JobReport("failed", f"this device cannot do {job.kind!r}: update edge on it"))
             return

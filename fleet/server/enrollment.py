@@ -119,8 +119,7 @@ def request(connection: Connection, token_id: str, message: CertificateRequest) 
     elif token.used_by != checked.key:
         raise Refused("the claim token was used by another device: ask the operator for another")
     if not _known(connection, checked.key):
-        if token.device is not None and message.device not in ("", token.device):
-            raise Refused(f"the claim token is for a device named {token.device}")
+        # What the device would like to be called yields to what the operator said.
         wanted = token.device or message.device or suggested_id("device", checked.key)
         inventory = message.inventory.json() if message.inventory else {}
         _add(connection, checked, message, device_id(wanted), inventory, token=token, approve=token.approve)

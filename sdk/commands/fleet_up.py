@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -190,15 +191,25 @@ def _watch(database: Any, names: tuple[str, ...]) -> None:
     from rich.live import Live
     from rich.table import Table
 
-    from edge.sdk.console import console
+    from edge.sdk.console import console, print_table
+
+    if not sys.stdout.isatty():  # nothing can be drawn over: a table whenever something changed
+        shown: list[tuple[object, ...]] | None = None
+        while True:
+            rows = [_row(row) for row in _described(database, names)]
+            if [row[:2] for row in rows] != [row[:2] for row in shown or ()] or shown is None:
+                print_table(_COLUMNS, rows)
+                sys.stdout.flush()
+                shown = rows
+            time.sleep(1)
 
     def table() -> Table:
-        shown = Table(box=None, pad_edge=False)
+        drawn = Table(box=None, pad_edge=False)
         for column in _COLUMNS:
-            shown.add_column(column)
+            drawn.add_column(column)
         for device in _described(database, names):
-            shown.add_row(*("-" if cell is None else str(cell) for cell in _row(device)))
-        return shown
+            drawn.add_row(*("-" if cell is None else str(cell) for cell in _row(device)))
+        return drawn
 
     with Live(table(), console=console(), auto_refresh=False, screen=False) as live:
         while True:
