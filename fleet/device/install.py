@@ -285,8 +285,8 @@ class Installer:
             if gates or (state.active is not None and not job.rollback):
                 old = self.store.file(state.active.sha256) if state.active is not None else None
                 measures = self._compare(old, path, self.folder / "inputs" / model, job.samples)
-                metrics.update(_figures(measures))
-                _judge(gates, measures)
+                metrics.update(figures(measures))
+                judge(gates, measures)
         except (trial.Unhealthy, GateFailed, BadFile, BadInput) as error:
             return self.store.give_up(model, str(error), metrics)
         self.store.save(model, replace(state, candidate=replace(candidate, checked=True, attempts=0, metrics=metrics)))
@@ -322,12 +322,12 @@ class Installer:
         return outcome
 
 
-def _judge(gates: list[Gate], measures: Measures) -> None:
+def judge(gates: list[Gate], measures: Measures) -> None:
     failures = [failure for gate in gates for failure in gate.failures(measures)]
     if failures:
         inputs = f"{measures.samples} of its own inputs" if measures.source == "device" else "the reference inputs"
         raise GateFailed(f"gate, on {inputs}: {'; '.join(dict.fromkeys(failures))}")
 
 
-def _figures(measures: Measures) -> dict[str, float]:
+def figures(measures: Measures) -> dict[str, float]:
     return {name: float(value) for name, value in measures.to_dict().items() if isinstance(value, int | float)}
