@@ -33,7 +33,7 @@ from edge.fleet.identity import SERVER_ID
 from edge.fleet.messages import CertificateAnswer, CertificateRequest, Envelope, Job, Sender
 from edge.fleet.server import enrollment, registry, tables
 from edge.fleet.server.authority import Authority
-from edge.fleet.server.broker import Listeners, Mosquitto
+from edge.fleet.server.broker import BrokerFiles, Listeners, Mosquitto
 from edge.fleet.server.database import Database, Event, audit, set_setting, setting
 from edge.fleet.server.ingest import Ingest, Publication, Report
 from edge.fleet.server.state import Settings, State
@@ -80,6 +80,7 @@ class Server:
         self.started_at = time.time()
         self.connected = threading.Event()
         self._sender = Sender()
+        self._files = BrokerFiles(state.broker)
         self._mosquitto: Mosquitto | None = None
         self._client: mqtt.Client
         self._stopping = threading.Event()
@@ -160,19 +161,22 @@ class Server:
 
     def _start_broker(self, undo: contextlib.ExitStack) -> None:
         settings, folder = self.settings, self.state.broker
+        key = self.authority.broker_certificate(folder / "broker.key", folder / "broker.pem", settings.names)
+        with self.database.transaction() as connection:
+            set_setting(connection, "broker_key", key)
+        authorities = self.authority.root_pem + self.authority.issuing_pem
+        self._files.write_rules(authorities)
+        self._write_revocations()
+        self._write_tokens()
         if settings.broker:
+            # Its keeper gives it the files that were written here, and has it read them again when they change.
             url = urlsplit(settings.broker)
             if url.scheme != "mqtts" or not url.hostname:
                 raise FleetError(f"--broker {settings.broker}: a URL like mqtts://host:8883 (TLS with certificates)")
             self.address = BrokerAddress(url.hostname, url.port or 8883, settings.boot_port)
             return
-        key = self.authority.broker_certificate(folder / "broker.key", folder / "broker.pem", settings.names)
-        with self.database.transaction() as connection:
-            set_setting(connection, "broker_key", key)
         listeners = Listeners(settings.host, settings.port, settings.boot_port)
-        self._mosquitto = Mosquitto(folder, listeners, self.authority.root_pem + self.authority.issuing_pem)
-        self._write_revocations()
-        self._write_tokens()
+        self._mosquitto = Mosquitto(folder, listeners, authorities)
         self._mosquitto.start()
         undo.callback(self._mosquitto.stop)
         local = settings.host not in ("", "0.0.0.0", "::")  # noqa: S104 (a comparison)
@@ -313,8 +317,6 @@ class Server:
         self._end_session(event.subject)
 
     def _write_revocations(self) -> None:
-        if self._mosquitto is None:
-            return
         now = time.time()
         suspended = [device for device, until in self._suspended.items() if until > now]
         with self.database.transaction() as connection:
@@ -326,8 +328,8 @@ class Server:
             # Later than the last one by a second, and never in the future: several in a second begin in the past.
             issued_at = max(now - _HOUR, setting(connection, "revocation_list", 0.0) + 1)
             set_setting(connection, "revocation_list", issued_at)
-        self._mosquitto.write_revocations(self.authority.revocation_list(sorted(revoked.items()), issued_at))
-        self._mosquitto.reload()
+        self._files.write_revocations(self.authority.revocation_list(sorted(revoked.items()), issued_at))
+        self._reload()
 
     def _end_session(self, device: str) -> None:
         """Ends a device's session by taking it over: it would last until the connection breaks."""
@@ -368,12 +370,14 @@ class Server:
         self._write_revocations()
 
     def _write_tokens(self) -> None:
-        if self._mosquitto is None:
-            return
         with self.database.reading() as connection:
             tokens = sorted(enrollment.open_tokens(connection))
-        self._mosquitto.write_tokens(tokens)
-        self._mosquitto.reload()
+        self._files.write_tokens(tokens)
+        self._reload()
+
+    def _reload(self) -> None:
+        if self._mosquitto is not None:
+            self._mosquitto.reload()
 
     # Jobs.
 
