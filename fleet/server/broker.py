@@ -26,6 +26,7 @@ import base64
 import contextlib
 import getpass
 import hashlib
+import hmac
 import logging
 import os
 import random
@@ -79,6 +80,13 @@ def password_hash(secret: str) -> str:
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _ITERATIONS)
     return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def verify_password(secret: str, hashed: str) -> bool:
+    """Whether `password_hash` made `hashed` of this secret."""
+    _, _, iterations, salt, digest = hashed.split("$")
+    found = hashlib.pbkdf2_hmac("sha512", secret.encode(), base64.b64decode(salt), int(iterations))
+    return hmac.compare_digest(found, base64.b64decode(digest))
 
 
 def find_mosquitto() -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
 
@@ -76,7 +77,7 @@ class Fleet:
     def home(self, name: str) -> Home:
         return Home(self.folder / name)
 
-    def enroll(self, home: Home, token: ClaimToken, device: str = "", wait: float | None = 10) -> Place | None:
+    def enroll(self, home: Home, token: ClaimToken, device: str = "", wait: float | None = 20) -> Place | None:
         boot_port = self.server.address.boot_port
         return enroll(home, token, "127.0.0.1", boot_port, INVENTORY, device, wait)
 
@@ -578,3 +579,27 @@ def test_another_broker_with_the_files_that_were_written_for_it(fleet: Fleet) ->
     finally:
         other.stop()
     fleet.start()
+
+
+def test_without_mosquitto_a_first_try_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.fleet.server.services.find_mosquitto", lambda: None)
+    fleet = Fleet(tmp_path)
+    try:
+        home = fleet.member("attic")
+        fleet.run(home)
+        until(lambda: fleet.reports("attic") >= 2 and fleet.is_online("attic"))
+        root, port = fleet.server.authority.root_pem, fleet.server.address.port
+        cellar = fleet.member("cellar")
+        client = Client(port, root, cellar.identity, "cellar", protocol=mqtt.MQTTv311)
+        assert client.got_in() and client.subscribe("f/v1/cellar/down/#")
+        assert not client.subscribe("f/v1/attic/down/#")
+        client.publish("f/v1/attic/up/tel", Sender().wrap({"values": {"forged": 1}}).encode())
+        assert not Client(port, root, cellar.identity, "attic", protocol=mqtt.MQTTv311).got_in()
+        assert not Client(port, root, None, "attic", protocol=mqtt.MQTTv311).got_in()
+        fleet.revoke("cellar")
+        until(lambda: not Client(port, root, cellar.identity, "cellar", protocol=mqtt.MQTTv311).got_in())
+        query = sa.select(tables.reports.c.body).where(tables.reports.c.body.contains("forged"))
+        with fleet.database.reading() as connection:
+            assert connection.execute(query).all() == []
+    finally:
+        fleet.stop()
