@@ -69,6 +69,7 @@ class BridgeBoard:
         self._lock = threading.Lock()  # a link is one user's at a time
         self._updates = updates(folder, open_device, model_of)
         self._stopped = threading.Event()
+        self._last_info: Any = None
 
     @property
     def name(self) -> str:
@@ -135,12 +136,20 @@ class BridgeBoard:
             return
 
     def _info(self) -> Any:
-        with self._lock:
+        """What the board says of itself; while it is being updated, what it said last."""
+        if not self._lock.acquire(timeout=_PAUSE):
+            if self._last_info is None:
+                raise EdgeError(f"{self._name}: its link is in use")
+            return self._last_info
+        try:
             device = self._open()
             try:
-                return device.info
+                self._last_info = device.info
             finally:
                 device.close()
+        finally:
+            self._lock.release()
+        return self._last_info
 
     def _note_image(self) -> None:
         """Keeps which published file the board's image is: it tells no more than the first bytes of a hash."""
