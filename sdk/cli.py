@@ -1,6 +1,5 @@
 """The command `edge`: finds the command asked for, runs it, and has `edge.sdk.failure` tell what goes wrong."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -8,24 +7,28 @@ from typing import Any
 import click
 
 from edge.sdk.failure import report
+from edge.sdk.lazy import LazyGroup
 from edge.sdk.options import Invocation, debug_option
 
 # In the order in which a person meets them. Each is edge.sdk.commands.<name>.command.
-COMMANDS = ("export", "run", "learn", "inspect", "bench", "firmware", "models", "targets", "doctor", "completion")
+COMMANDS = (
+    "export",
+    "run",
+    "learn",
+    "inspect",
+    "bench",
+    "firmware",
+    "fleet",
+    "device",
+    "models",
+    "targets",
+    "doctor",
+    "completion",
+)
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module when it is asked for, so that `edge --help` stays fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(f"edge.sdk.commands.{cmd_name}").command
-        assert isinstance(command, click.Command)
-        return command
+class EdgeGroup(LazyGroup):
+    """The group of all commands; its `main` turns whatever goes wrong into a line and an exit code."""
 
     def main(
         self,
@@ -62,7 +65,11 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     ctx.exit()
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=EdgeGroup,
+    commands_in={name: f"{name}:command" for name in COMMANDS},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version."
 )

@@ -1,0 +1,125 @@
+"""The folder in which a fleet lives, and the settings that `edge fleet up` was last given."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.fleet.errors import FleetError
+from edge.runtime.errors import BadFile
+from edge.runtime.fields import Fields
+from edge.runtime.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from edge.fleet.server.database import Database
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`fleet.json`: what holds from one start to the next.
+
+    Attributes:
+        database: URL of a PostgreSQL database, or "" for the SQLite file in the folder. It may hold a password; the
+            file's mode is 0600.
+        broker: URL of another broker, or "" for the supervised one.
+        host: address that the supervised broker listens on; "" is all.
+        port, boot_port: of its main and its bootstrap listener.
+        metrics_port: of Prometheus metrics on loopback; 0 is none.
+        names: host names and addresses, beside this machine's own, that the broker's certificate is valid for.
+        sparql: URL of a SPARQL endpoint, or "" for the store in the folder.
+    """
+
+    database: str = ""
+    broker: str = ""
+    host: str = ""
+    port: int = 8883
+    boot_port: int = 8884
+    metrics_port: int = 9464
+    names: tuple[str, ...] = ()
+    sparql: str = ""
+
+
+class State:
+    """A fleet's folder, mode 0700: ca/, broker/, registry.sqlite, models/, tuf/, semantic/, fleet.json."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = folder / "ca"
+        self.broker = folder / "broker"
+        self.models = folder / "models"
+        self.tuf = folder / "tuf"
+        self.semantic = folder / "semantic"
+        self.registry = folder / "registry.sqlite"
+        self._settings = folder / "fleet.json"
+
+    @classmethod
+    def create(cls, folder: Path) -> State:
+        """The state in `folder`, which is made if it is missing.
+
+        Raises:
+            FleetError: the folder cannot be made, or others may look into it.
+        """
+        state = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_mode & 0o077:
+                if any(folder.iterdir()) and not state._settings.exists():
+                    raise FleetError(f"{folder}: others may read it, and it holds other things: name a new folder")
+                folder.chmod(0o700)
+            for part in (state.authority, state.broker, state.models, state.tuf, state.semantic):
+                part.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise FleetError(f"{folder}: cannot be used for a fleet's state ({error.strerror})") from error
+        if not state._settings.exists():
+            state.save(Settings())
+        return state
+
+    @classmethod
+    def existing(cls, folder: Path) -> State:
+        """The state in `folder`.
+
+        Raises:
+            FleetError: there is none.
+        """
+        state = cls(folder)
+        if not state._settings.is_file():
+            raise FleetError(f"{folder}: no fleet there: start one with 'edge fleet up', or name its folder (--state)")
+        return state
+
+    def settings(self) -> Settings:
+        """What `fleet.json` says.
+
+        Raises:
+            FleetError: it is damaged.
+        """
+        where = str(self._settings)
+        try:
+            fields = Fields(json.loads(self._settings.read_text()), where)
+            settings = Settings(
+                database=fields.text("database", 1000),
+                broker=fields.text("broker", 1000),
+                host=fields.text("host", 255),
+                port=fields.integer("port", 1, 65535),
+                boot_port=fields.integer("boot_port", 1, 65535),
+                metrics_port=fields.integer("metrics_port", 0, 65535),
+                names=fields.items("names", 64, lambda value, at: str(value)),
+                sparql=fields.text("sparql", 1000),
+            )
+            fields.done()
+        except (OSError, ValueError, BadFile) as error:
+            raise FleetError(f"{where}: damaged ({error}): put it right, or remove it for the defaults") from error
+        return settings
+
+    def save(self, settings: Settings) -> None:
+        with whole_file(self._settings) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(json.dumps(asdict(settings), indent=2).encode() + b"\n")
+
+    def database(self) -> Database:
+        """Opens the registry."""
+        from edge.fleet.server.database import Database
+
+        return Database(self.settings().database or self.registry)

@@ -1,0 +1,56 @@
+"""What the commands of `edge fleet` share: where the fleet's state lies, its database, and who the operator is."""
+
+import getpass
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from edge.fleet.server.database import Database
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def default_state() -> Path:
+    """$XDG_DATA_HOME/edge/fleet, normally ~/.local/share/edge/fleet."""
+    data = os.environ.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "edge" / "fleet"
+
+
+def state_option(command: _Command) -> _Command:
+    """Adds `--state` (parameter `state`, a Path)."""
+    return click.option(
+        "--state",
+        type=click.Path(file_okay=False, path_type=Path),
+        envvar="EDGE_FLEET",
+        default=default_state,
+        show_default="~/.local/share/edge/fleet",
+        help="Folder of the fleet's state, or $EDGE_FLEET.",
+    )(command)
+
+
+@contextmanager
+def open_database(state: Path) -> Iterator["Database"]:
+    """The registry of the fleet in the folder `state`, whether `edge fleet up` runs or not.
+
+    Raises:
+        FleetError: there is no fleet yet.
+    """
+    from edge.fleet.server.state import State
+
+    database = State.existing(state).database()
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def operator() -> str:
+    """Who is at the keyboard, for the audit log: "ana@hostname"; through sudo, who called it."""
+    name = os.environ.get("SUDO_USER") or getpass.getuser()
+    return f"{name}@{socket.gethostname()}"
