@@ -20,7 +20,7 @@ from edge.fleet.server.semantic.network import network_description
 from edge.fleet.server.semantic.thing import thing_description
 from edge.fleet.server.semantic.validation import problems
 from edge.runtime.errors import BadFile, EdgeError
-from tests.fleet.semantic.samples import BODIES, BOARD, INVENTORY, manifest
+from tests.fleet.semantic.samples import BOARD, BODIES, INVENTORY, manifest
 
 
 def by_pyoxigraph(document: dict[str, Any]) -> set[ox.Triple]:

@@ -16,7 +16,7 @@ from edge.fleet.server.semantic.names import device_iri
 from edge.fleet.server.semantic.query import check_read_only
 from edge.fleet.server.semantic.store import LocalStore
 from edge.fleet.server.semantic.thing import thing_description
-from tests.fleet.semantic.samples import BODIES, BOARD, FILTERS, INVENTORY
+from tests.fleet.semantic.samples import BOARD, BODIES, FILTERS, INVENTORY
 
 
 def store_of(devices: list[DeviceFacts]) -> LocalStore:

@@ -27,7 +27,7 @@ from edge.fleet.server.semantic.projection import Projection
 from edge.fleet.server.semantic.registry import Event
 from edge.fleet.server.semantic.store import Graphs, LocalStore, StoreInUse
 from edge.runtime.errors import BadInput, EdgeError
-from tests.fleet.semantic.samples import BODIES, BOARD, INVENTORY, ListRegistry, manifest
+from tests.fleet.semantic.samples import BOARD, BODIES, INVENTORY, ListRegistry, manifest
 
 EVENTS = st.lists(
     st.one_of(
