@@ -37,6 +37,7 @@ FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _HASH = re.compile(r"[0-9a-f]{64}")
+_BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
 _MOST_SEQ = 2**53 - 1
 _T = TypeVar("_T")
@@ -335,9 +336,13 @@ def _pem(value: object, where: str, most: int = 1) -> str:
 
 @dataclass(frozen=True)
 class BlobRequest:
-    """`up/blob`: bytes `offset` to `offset + length` of the blob with this SHA-256, on `down/blob/<hash>/<offset>`."""
+    """`up/blob`: bytes `offset` to `offset + length` of a blob, on `down/blob/<hash>/<offset>`.
 
-    sha256: str
+    `name` is its SHA-256, or the name of a file of TUF metadata, "timestamp.json", "3.root.json": those are known by
+    name, and change. An empty answer says that there is nothing (more).
+    """
+
+    name: str
     offset: int
     length: int
 
@@ -345,7 +350,7 @@ class BlobRequest:
     def read(cls, body: object, where: str = "blob") -> BlobRequest:
         return _reader(
             lambda fields: cls(
-                sha256=fields.text("hash", 64, _HASH),
+                name=fields.text("hash", 64, _BLOB),
                 offset=fields.integer("offset", 0, 2**40),
                 length=fields.integer("length", 1, LONGEST),
             ),
@@ -354,7 +359,7 @@ class BlobRequest:
         )
 
     def json(self) -> dict[str, Any]:
-        return {"hash": self.sha256, "offset": self.offset, "length": self.length}
+        return {"hash": self.name, "offset": self.offset, "length": self.length}
 
 
 class Sender:

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from edge.fleet.server import tables
 from edge.fleet.server.database import Migration
+from edge.fleet.server.updates import tables as updates
 
 _REGISTRY = (
     tables.devices,
@@ -55,4 +56,5 @@ def _audit_only_grows(connection: Connection) -> None:
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "registry", _registry),
     Migration(2, "the audit log only grows", _audit_only_grows),
+    Migration(20, "updates", updates.create),
 )

@@ -5,7 +5,11 @@ import click
 from edge.sdk.lazy import LazyGroup
 from edge.sdk.options import debug_option
 
-COMMANDS: dict[str, str] = {}
+COMMANDS = {
+    "enroll": "device_agent:enroll",
+    "run": "device_agent:run",
+    "status": "device_agent:status",
+}
 
 
 @click.command("device", cls=LazyGroup, commands_in=COMMANDS, short_help="Be a device of a fleet: enroll, run.")

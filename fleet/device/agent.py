@@ -1,0 +1,399 @@
+"""What runs on a device for as long as it is on: `edge device run`.
+
+It keeps one connection to the fleet's broker, made again with growing, random pauses when it breaks. Through it go:
+
+- `status`, retained: "online"; the broker says "offline" as its last will;
+- `hello`: the inventory, at each start and whenever it changed;
+- everything in the outbox, oldest first, a window at a time, until it is acknowledged: telemetry, reports of jobs;
+- a certificate request when two thirds of the certificate's life are over.
+
+What comes down is looked up by kind: acknowledgements, certificates, jobs; other parts of edge (updates, learning) add
+handlers with `on_down` and `on_job`. Jobs run one after the other, on a thread of their own, and each once: what became
+of it is remembered, and told again if it is asked for again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge.fleet import topics
+from edge.fleet.device.home import Home, Place
+from edge.fleet.device.outbox import Outbox
+from edge.fleet.errors import BadMessage, FleetError
+from edge.fleet.inventory import Inventory
+from edge.fleet.messages import (
+    FINAL_JOB_STATES,
+    CertificateAnswer,
+    CertificateRequest,
+    Envelope,
+    Hello,
+    Job,
+    JobReport,
+    Sender,
+    Status,
+    Telemetry,
+    parse,
+)
+from edge.runtime.errors import EdgeError
+from edge.runtime.fields import Fields
+
+_log = logging.getLogger("edge.fleet.agent")
+
+KEEPALIVE_SECONDS = 60
+# Messages on their way at once; what was not acknowledged is sent again after a while, in case it was dropped.
+WINDOW = 100
+_RESEND_SECONDS = 20.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_RENEWAL_SECONDS = 300.0
+# A connection that lasted as long was a good one: after it the pauses begin anew.
+_GOOD_SESSION_SECONDS = 10.0
+
+Report = Callable[[JobReport], None]
+JobHandler = Callable[[str, dict[str, Any], Report], None]
+"""Does a job: its id, its arguments (not yet validated), and how to tell how far it has come."""
+DownHandler = Callable[[tuple[str, ...], bytes], None]
+"""Sees a message that came down: what follows the kind in its topic, and its bytes (not yet validated)."""
+
+
+class Agent:
+    """A device of a fleet.
+
+    Args:
+        home: its folder, enrolled.
+        describe: gives the inventory as it is now.
+        heartbeat: seconds between heartbeats; each is a telemetry message of what `measure` gives.
+        measure: gives values to report at each heartbeat.
+
+    Raises:
+        FleetError: the device is not enrolled.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        describe: Callable[[], Inventory],
+        heartbeat: float = 30.0,
+        measure: Callable[[], dict[str, float | int | str | bool]] = dict,
+    ) -> None:
+        place = home.place()
+        if place is None:
+            raise FleetError(
+                f"{home.folder}: this device is not enrolled: edge device enroll --token … mqtts://host:port"
+            )
+        self.home = home
+        self.place: Place = place
+        self.outbox = Outbox(home.outbox)
+        self.connected = threading.Event()
+        self._describe = describe
+        self._heartbeat = heartbeat
+        self._measure = measure
+        self._status = Sender()
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._lost = threading.Event()
+        self._client: mqtt.Client | None = None
+        self._sent: dict[tuple[str, int], float] = {}
+        self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
+        self._queued_jobs: set[str] = set()
+        self._job_handlers: dict[str, JobHandler] = {}
+        self._job_seen: list[Callable[[str, Job], None]] = []
+        self._any_job: Callable[[str, str, dict[str, Any], Report], None] | None = None
+        self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
+        self._down_handlers["cert"] = self._certificate_came
+        self._board_answers: dict[str, Callable[[CertificateAnswer], None]] = {}
+        self._inventory: Inventory | None = None
+        self._asked_at = 0.0
+        self.on_job("ping", _ping)
+        self.on_job("hello", self._hello)
+        self.on_job("shadow", _shadow)
+
+    # For the parts of edge that add to the agent.
+
+    def on_job(self, kind: str, handler: JobHandler) -> None:
+        """Has `handler` do the jobs of a kind. It reports a final state, or raises `EdgeError`: the job has failed."""
+        self._job_handlers[kind] = handler
+
+    def on_any_job(self, handler: Callable[[str, str, dict[str, Any], Report], None]) -> None:
+        """Has `handler(id, kind, arguments, report)` do the jobs for whose kind there is no handler."""
+        self._any_job = handler
+
+    def on_down(self, kind: str, handler: DownHandler) -> None:
+        """Has `handler` see messages of a kind ("blob", "fl"), on the network's thread: it must be quick."""
+        self._down_handlers[kind] = handler
+
+    def on_job_seen(self, handler: Callable[[str, Job], None]) -> None:
+        """Has `handler` see each job as it comes, before its turn, on the network's thread: it must be quick."""
+        self._job_seen.append(handler)
+
+    def inventory_changed(self) -> None:
+        """Has the server told what the device is now, if that has changed."""
+        if self._describe() != self._inventory:
+            self._say_hello()
+
+    def on_board_certificate(self, key: str, handler: Callable[[CertificateAnswer], None]) -> None:
+        """Has `handler` get the answer to a board's certificate request, named by its key's fingerprint."""
+        self._board_answers[key] = handler
+
+    def report(self, kind: str, body: dict[str, Any]) -> None:
+        """Sends a message that must arrive: it is on the disk when this returns, and is sent until acknowledged.
+
+        Args:
+            kind: what follows "up/" in its topic: "tel", "td", "fl/9/1".
+        """
+        self.outbox.put(kind, body)
+        self._wake.set()
+
+    def telemetry(self, values: dict[str, float | int | str | bool]) -> None:
+        """Reports measured values."""
+        self.report("tel", Telemetry.read(Telemetry(values).json()).json())
+
+    def publish(self, kind: str, body: dict[str, Any]) -> bool:
+        """Sends a message that need not arrive (a request that will be repeated); returns whether it was sent."""
+        client = self._client
+        if client is None or not self.connected.is_set():
+            return False
+        client.publish(topics.up(self.place.id, *kind.split("/")), self._status.wrap(body).encode(), 0)
+        return True
+
+    # Running.
+
+    def run(self) -> None:
+        """Runs until `stop`."""
+        worker = threading.Thread(target=self._work, name=f"{self.place.id} jobs", daemon=True)
+        worker.start()
+        self._say_hello()
+        pause = _SHORTEST_PAUSE
+        try:
+            while not self._stop.is_set():
+                began = time.monotonic()
+                try:
+                    self._session()
+                except (OSError, EdgeError) as error:
+                    _log.warning("%s: %s", self.place.id, error)
+                except Exception:  # a device must not fall silent because of one connection
+                    _log.exception("%s: a connection ended by a bug in edge", self.place.id)
+                if time.monotonic() - began > _GOOD_SESSION_SECONDS:
+                    pause = _SHORTEST_PAUSE
+                # Random: a thousand devices that lost their broker at once must not come back at once.
+                self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311
+                pause = min(_LONGEST_PAUSE, pause * 2)
+        finally:
+            self._jobs.put(None)
+            worker.join(5)
+            self.outbox.close()
+
+    def stop(self) -> None:
+        """Has `run` say goodbye and return."""
+        self._stop.set()
+        self._wake.set()
+
+    def _session(self) -> None:
+        """One connection, from its beginning to its end."""
+        place = self.place
+        self._lost.clear()
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=mqtt.MQTTv5, reconnect_on_failure=False
+        )
+        client.tls_set_context(self.home.trust())
+        client.max_inflight_messages_set(2 * WINDOW)
+        client.will_set(topics.up(place.id, "status"), self._online(False), 1, retain=True)
+        client.on_connect = self._on_connect
+        client.on_subscribe = lambda *_: self._now(self.connected)
+        client.on_disconnect = lambda *_: self._now(self._lost)
+        client.on_message = self._on_message
+        client.connect(place.host, place.port, KEEPALIVE_SECONDS)
+        self._client = client
+        client.loop_start()
+        try:
+            self._serve(client)
+        finally:
+            if self.connected.is_set() and not self._lost.is_set():
+                with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
+                    client.publish(topics.up(place.id, "status"), self._online(False), 1, True).wait_for_publish(2)
+            self.connected.clear()
+            self._client = None
+            client.disconnect()
+            client.loop_stop()
+            self._sent.clear()
+
+    def _serve(self, client: mqtt.Client) -> None:
+        deadline = time.monotonic() + 30
+        next_beat = next_renewal = 0.0
+        while not self._stop.is_set() and not self._lost.is_set():
+            now = time.monotonic()
+            if self.connected.is_set():
+                if now >= next_beat:
+                    next_beat = now + self._heartbeat * random.uniform(0.9, 1.1)  # noqa: S311
+                    self._beat()
+                if now >= next_renewal:
+                    next_renewal = now + _RENEWAL_SECONDS
+                    self._renew()
+                self._send_waiting(client)
+                pause = max(0.01, min(next_beat - now, _RESEND_SECONDS / 4))
+            elif now > deadline:
+                raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
+            else:
+                pause = 1.0
+            self._wake.wait(pause)
+            self._wake.clear()
+            self._take_acknowledgements()
+
+    def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            _log.warning("%s: the broker does not let this device in: %s", self.place.id, code)
+            self._lost.set()
+            self._wake.set()
+            return
+        client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
+        client.publish(topics.up(self.place.id, "status"), self._online(True), 1, retain=True)
+        _log.info("%s: connected to %s:%d", self.place.id, self.place.host, self.place.port)
+
+    def _now(self, event: threading.Event) -> None:
+        event.set()
+        self._wake.set()
+
+    def _online(self, online: bool) -> bytes:
+        return self._status.wrap(Status(online).json()).encode()
+
+    def _beat(self) -> None:
+        values = self._measure()
+        self.inventory_changed()
+        self.telemetry({"uptime": round(time.monotonic(), 1), **values})
+
+    def _say_hello(self) -> None:
+        self._inventory = self._describe()
+        self.report("hello", Hello(self._inventory).json())
+
+    def _send_waiting(self, client: mqtt.Client) -> None:
+        """Sends the oldest messages that are not on their way, up to a window, and again those that were lost."""
+        now = time.monotonic()
+        for _, kind, envelope in self.outbox.waiting(most=WINDOW):
+            key = (envelope.boot, envelope.seq)
+            if now - self._sent.get(key, -_RESEND_SECONDS) >= _RESEND_SECONDS:
+                self._sent[key] = now
+                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), 1)
+
+    def _take_acknowledgements(self) -> None:
+        by_boot: dict[str, list[int]] = {}
+        while True:
+            try:
+                boot, seq, error = self._acks.get_nowait()
+            except queue.Empty:
+                break
+            by_boot.setdefault(boot, []).append(seq)
+            self._sent.pop((boot, seq), None)
+            if error:
+                _log.error("%s: the server refuses message %d: %s", self.place.id, seq, error)
+        for boot, seqs in by_boot.items():
+            self.outbox.acknowledged(boot, seqs)
+
+    # What comes down.
+
+    def _on_message(self, _client: Any, _user: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            kind, rest = topics.parse_down(message.topic, self.place.id)
+            handler = self._down_handlers.get(kind)
+            if handler is not None:
+                handler(rest, bytes(message.payload))
+        except EdgeError as error:
+            _log.warning("%s: %s", self.place.id, error)
+        except Exception:  # paho's thread must live on
+            _log.exception("%s: a message on %s could not be taken", self.place.id, message.topic[:100])
+
+    def _acknowledged(self, rest: tuple[str, ...], payload: bytes) -> None:
+        fields = Fields(parse(payload, "ack"), "ack")
+        boot, error = fields.text("boot", 16), fields.raw("error", "")
+        if len(rest) != 1 or not rest[0].isdigit():
+            raise BadMessage("ack: no number in its topic")
+        self._acks.put((boot, int(rest[0]), str(error)[:500]))
+        self._wake.set()
+
+    def _job_came(self, rest: tuple[str, ...], payload: bytes) -> None:
+        if len(rest) != 1:
+            raise BadMessage("job: no id in its topic")
+        job = Job.read(Envelope.read(payload, "job").body)
+        for seen in self._job_seen:
+            seen(rest[0], job)
+        if rest[0] not in self._queued_jobs:
+            self._queued_jobs.add(rest[0])
+            self._jobs.put((rest[0], job))
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            name, job = item
+            try:
+                self._do(name, job)
+            except Exception:
+                _log.exception("%s: job %s", self.place.id, name)
+            finally:
+                self._queued_jobs.discard(name)
+
+    def _do(self, name: str, job: Job) -> None:
+        def report(state: JobReport) -> None:
+            # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
+            self.report(f"job/{name}", state.json())
+            self.outbox.note_job(name, state.state)
+
+        known = self.outbox.job_state(name)
+        if known in FINAL_JOB_STATES:
+            report(JobReport(known, "was done before"))
+            return
+        handler = self._job_handlers.get(job.kind)
+        if handler is None and (other := self._any_job) is not None:
+            handler = lambda job_id, arguments, tell: other(job_id, job.kind, arguments, tell)  # noqa: E731
+        if handler is None:
+            report(JobReport("failed", f"this device cannot do {job.kind!r}: update edge on it"))
+            return
+        report(JobReport("accepted"))
+        try:
+            handler(name, job.arguments, report)
+        except EdgeError as error:
+            report(JobReport("failed", str(error)[:1000]))
+        except Exception as error:
+            _log.exception("%s: job %s", self.place.id, name)
+            report(JobReport("failed", f"a bug in edge: {type(error).__name__}"))
+
+    def _hello(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        self._say_hello()
+        report(JobReport("done"))
+
+    # The certificate.
+
+    def _renew(self) -> None:
+        """Asks for the next certificate when it is time to, and again until it comes."""
+        due = time.time() >= self.home.renewal_due()
+        if due or self.home.waits_for():
+            csr, _, _ = self.home.next_request()
+            self.report("csr", CertificateRequest(csr).json())
+            _log.info("%s: asks for its next certificate", self.place.id)
+
+    def _certificate_came(self, rest: tuple[str, ...], payload: bytes) -> None:
+        answer = CertificateAnswer.read(Envelope.read(payload, "certificate").body)
+        handler = self._board_answers.get(answer.key)
+        if handler is not None:
+            handler(answer)
+        elif answer.state == "issued" and answer.device == self.place.id and answer.key == self.home.waits_for():
+            self.place = self.home.accept(answer, self.place.host)
+            _log.info("%s: has its next certificate", self.place.id)
+            self._lost.set()  # the next connection shows it
+            self._wake.set()
+
+
+def _ping(job: str, arguments: dict[str, Any], report: Report) -> None:
+    report(JobReport("done", "here"))
+
+
+def _shadow(job: str, arguments: dict[str, Any], report: Report) -> None:
+    """The desired state is taken down by the job itself; what follows from it is the business of whoever handles it."""
+    report(JobReport("done"))

@@ -1,0 +1,186 @@
+"""Updates within the agent: chunks over MQTT, jobs that bring models, and activation at its time."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from edge.fleet.device.agent import Agent, Report
+from edge.fleet.device.home import Home
+from edge.fleet.device.install import Installer, UpdateJob
+from edge.fleet.device.models import ModelStore, Outcome
+from edge.fleet.device.trusted_metadata import ROOT_BYTES, TrustedModels
+from edge.fleet.errors import BadMessage
+from edge.fleet.inventory import InstalledModel, Inventory
+from edge.fleet.messages import BlobRequest, Job, JobReport
+from edge.runtime.errors import EdgeError
+
+_log = logging.getLogger("edge.fleet.updates")
+
+UPDATE, CANCEL = "model.update", "model.cancel"
+
+_ANSWER_SECONDS = 10.0
+_ATTEMPTS = 3
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
+
+
+class NoAnswer(EdgeError):
+    """The server did not send a chunk in time: the connection is gone, or slow."""
+
+
+class MqttSource:
+    """Chunks that are asked for on `up/blob` and come on `down/blob/<name>/<offset>` (`edge.fleet.device.download`)."""
+
+    def __init__(self, agent: Agent, seconds: float = _ANSWER_SECONDS) -> None:
+        self._agent = agent
+        self._seconds = seconds
+        self._came: queue.SimpleQueue[tuple[str, int, bytes]] = queue.SimpleQueue()
+        agent.on_down("blob", self._chunk_came)
+
+    def fetch(self, name: str, offset: int, length: int) -> bytes | None:
+        """As `Source.fetch`.
+
+        Raises:
+            NoAnswer: none came, though it was asked for several times.
+        """
+        for _ in range(_ATTEMPTS):
+            if not self._agent.connected.wait(self._seconds):
+                continue
+            self._agent.publish("blob", BlobRequest(name, offset, length).json())
+            deadline = time.monotonic() + self._seconds
+            while (left := deadline - time.monotonic()) > 0:
+                try:
+                    found, at, data = self._came.get(timeout=left)
+                except queue.Empty:
+                    break
+                if (found, at) == (name, offset):  # else what an earlier request's second answer brought
+                    return None if not data and not offset else data
+        raise NoAnswer(f"{name[:12]}…: the server sent nothing for {_ATTEMPTS * self._seconds:g} s")
+
+    def _chunk_came(self, rest: tuple[str, ...], payload: bytes) -> None:
+        if len(rest) != 2 or not rest[1].isdecimal():
+            raise BadMessage("blob: no name and offset in its topic")
+        self._came.put((rest[0], int(rest[1]), payload))
+
+
+class Updates:
+    """Brings the agent's device its models.
+
+    Jobs of the kind "model.update" are done on the agent's thread for jobs; what waits for its time of activation is
+    activated on a thread of its own. Outcomes go through the agent's outbox, so that they arrive.
+
+    Args:
+        agent: of the device, not yet running.
+        source: where chunks come from; over the agent's connection by default.
+        options: for `Installer`.
+    """
+
+    def __init__(self, agent: Agent, source: Any = None, **options: Any) -> None:
+        self._agent = agent
+        self._source = source or MqttSource(agent)
+        self._withdrawn: set[str] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self.installer = Installer(
+            agent.home.folder, self._source, withdrawn=lambda job: job in self._withdrawn, **options
+        )
+        agent.on_job(UPDATE, self._update)
+        agent.on_job(CANCEL, self._cancel)
+        agent.on_job_seen(self._seen)
+
+    def start(self) -> None:
+        """Ends what a crash interrupted, and begins to wait for what is due."""
+        with self._lock:
+            for outcome in self.installer.recover():
+                self._tell(outcome)
+        threading.Thread(target=self._activate, name="activation", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._wake.set()
+
+    def _update(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        update = UpdateJob.read(job, arguments)
+        pause = _FIRST_PAUSE
+        while not self._stopped.is_set():
+            try:
+                with self._lock:
+                    self._trust()
+                    outcome = self.installer.install(update, _reporter(report))
+            except EdgeError as error:
+                # Nothing is wrong with the model: the connection is gone, or the disk is full.
+                _log.warning("%s: %s", update.target, error)
+                self._stopped.wait(pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            if outcome is not None:
+                report(JobReport(outcome.state, outcome.detail, outcome.metrics))
+                self._agent.inventory_changed()
+            self._wake.set()
+            return
+
+    def _cancel(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        with self._lock:
+            outcome = self.installer.cancel(str(arguments.get("job")))
+        if outcome is not None:
+            self._tell(outcome)
+        report(JobReport("done", "" if outcome is not None else "nothing was waiting"))
+
+    def _seen(self, name: str, job: Job) -> None:
+        """On the network's thread: a job that is taken back must be known before the one that it is about is done."""
+        if job.kind == CANCEL and len(self._withdrawn) < 10_000:
+            self._withdrawn.add(str(job.arguments.get("job"))[:200])
+
+    def _trust(self) -> None:
+        """The first root comes over the connection that the fleet's authority vouches for; from it on, roots sign."""
+        folder = self._agent.home.folder / "trust"
+        if (folder / "root.json").exists():
+            return
+        root = b""
+        while len(root) <= ROOT_BYTES:
+            chunk = self._source.fetch("1.root.json", len(root), 32768)
+            root += chunk or b""
+            if not chunk or len(chunk) < 32768:
+                break
+        TrustedModels.provision(folder, root)
+
+    def _activate(self) -> None:
+        while not self._stopped.is_set():
+            with self._lock:
+                due = self.installer.next_time()
+            self._wake.wait(None if due is None else max(0.0, min(due - time.time(), 60.0)))
+            self._wake.clear()
+            with self._lock:
+                outcomes = self.installer.due()
+            for outcome in outcomes:
+                self._tell(outcome)
+
+    def _tell(self, outcome: Outcome) -> None:
+        body = JobReport(outcome.state, outcome.detail, outcome.metrics).json()
+        self._agent.report(f"job/{outcome.job}", body)
+        self._agent.outbox.note_job(outcome.job, outcome.state)
+        self._agent.inventory_changed()
+
+
+def with_models(home: Home, describe: Callable[[], Inventory]) -> Callable[[], Inventory]:
+    """A description of the device that tells its models too."""
+    store = ModelStore(home.folder / "models")
+
+    def described() -> Inventory:
+        return replace(describe(), models=tuple(InstalledModel(**row) for row in store.inventory()))
+
+    return described
+
+
+def _reporter(report: Report) -> Callable[[str, str, Any], None]:
+    def tell(state: str, detail: str, metrics: Any) -> None:
+        if state != "accepted":  # the agent has said so
+            report(JobReport(state, detail, dict(metrics)))
+
+    return tell

@@ -1,0 +1,336 @@
+"""The fleet's own MQTT broker: a private mosquitto, its rules, its supervision.
+
+Two listeners, both TLS 1.2 or later:
+
+- the **main** one asks every client for a certificate of the fleet's authority. The certificate's common name is the
+  user name *and* the client id (`use_identity_as_username`, `use_username_as_clientid`), whatever the client says, so
+  that nobody can take over another's session; pattern rules then give each device its own topics and no others.
+- the **bootstrap** one is for devices without a certificate. They show a claim token: its id is the user name and
+  the client id, its secret the password, and all that they reach is `boot/<token id>/up` and `…/down`. We let the
+  broker ask for the password, in a file that is written anew whenever a token comes or goes, because a stranger
+  without a token then does not get as far as sending a message. Whether a token may be used is decided in the database
+  all the same.
+
+Nothing is persisted by the broker, and no session outlives its connection. The design once asked for its
+`autosave_on_changes`; but what a device sends is repeated until the server acknowledges it out of its database, and
+what the server has for a device is sent out of that database when it says hello, so that a broker's memory could only
+be stale. mosquitto also rewrites its whole file at each save.
+
+Certificates are taken back with a revocation list, which mosquitto reads again at SIGHUP; a session that is open stays
+open, which `edge.fleet.server.services` ends by connecting under the same client id (MQTT-3.1.4-2).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import getpass
+import hashlib
+import logging
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.fleet import topics
+from edge.fleet.errors import FleetError
+from edge.fleet.identity import SERVER_ID, is_token_id
+from edge.fleet.messages import LONGEST
+from edge.runtime.whole_file import whole_file
+
+_log = logging.getLogger("edge.fleet.broker")
+
+# A message with its topic and MQTT's own bytes.
+_LONGEST_PACKET = LONGEST + 1024
+# mosquitto's PBKDF2-SHA512 ("$7$"). Secrets are 128 random bits, which no number of iterations makes harder to guess.
+_ITERATIONS = 1
+_UP_SECONDS, _STOP_SECONDS = 10.0, 5.0
+
+_DEVICE_RULES = f"""\
+# The fleet's own services.
+user {SERVER_ID}
+topic readwrite {topics.ROOT}/#
+topic readwrite boot/#
+topic read $SYS/#
+
+# Each device, under its own name only. %u is the common name of its certificate.
+pattern write {topics.ROOT}/%u/up/#
+pattern read {topics.ROOT}/%u/down/#
+pattern read {topics.ROOT}/all/#
+"""
+
+_BOOT_RULES = """\
+# A device that asks for its first certificate. %u is the id of its claim token.
+pattern write boot/%u/up
+pattern read boot/%u/down
+"""
+
+
+def password_hash(secret: str) -> str:
+    """A secret as mosquitto keeps passwords."""
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", secret.encode(), salt, _ITERATIONS)
+    return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
+
+
+def find_mosquitto() -> str | None:
+    """The broker's program; Debian keeps it where an ordinary user's PATH does not look."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Where the broker listens: `host` "" is every address."""
+
+    host: str
+    port: int
+    boot_port: int
+
+
+class Mosquitto:
+    """A mosquitto process that is started, told of changes, started again if it dies, and stopped.
+
+    The folder holds its configuration and its rules, and what the caller puts there before `start`: broker.key and
+    broker.pem (`Authority.broker_certificate`).
+
+    Args:
+        folder: mode 0700.
+        listeners: where to listen.
+        authorities: certificates of the root and the issuing authority, PEM.
+
+    Raises:
+        FleetError: mosquitto is not installed.
+    """
+
+    def __init__(self, folder: Path, listeners: Listeners, authorities: str) -> None:
+        program = find_mosquitto()
+        if program is None:
+            raise FleetError("mosquitto is not installed: sudo apt install mosquitto, or name a broker with --broker")
+        self._program = program
+        self._folder = folder.resolve()
+        self._listeners = listeners
+        self._authorities = authorities
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._supervisor: threading.Thread | None = None
+        self.restarts = 0
+
+    def write_revocations(self, revocation_list: bytes) -> None:
+        """Puts a new revocation list in place, PEM; `reload` makes it count."""
+        self._write("revoked.pem", revocation_list)
+
+    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> None:
+        """Puts the claim tokens that are open in place: id and `password_hash` of each; `reload` makes them count."""
+        lines = []
+        for name, password in passwords:
+            if not is_token_id(name) or "\n" in password:
+                raise FleetError(f"{name[:40]!r}: not the id of a claim token")
+            lines.append(f"{name}:{password}\n")
+        self._write("tokens", "".join(lines).encode())
+
+    def start(self) -> None:
+        """Starts the broker and returns when it listens; from then on it is started again whenever it ends.
+
+        `write_revocations` and `write_tokens` have been called.
+
+        Raises:
+            FleetError: it does not come up: a port is taken, for example.
+        """
+        self._write("ca.pem", self._authorities.encode())
+        self._write("devices.acl", _DEVICE_RULES.encode())
+        self._write("boot.acl", _BOOT_RULES.encode())
+        self._write("mosquitto.conf", self._configuration().encode())
+        self._end_leftover()
+        for port in (self._listeners.port, self._listeners.boot_port):
+            _refuse_taken(self._listeners.host, port)
+        self._stopping.clear()
+        self._launch()
+        self._supervisor = threading.Thread(target=self._supervise, name="broker", daemon=True)
+        self._supervisor.start()
+
+    def reload(self) -> None:
+        """Has the broker read its revocation list, tokens and rules again."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Ends the broker and waits for it."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+            if process is not None:
+                _end(process)
+        if self._supervisor is not None:
+            self._supervisor.join(_STOP_SECONDS)
+            self._supervisor = None
+        (self._folder / "mosquitto.pid").unlink(missing_ok=True)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that listens now, if one does."""
+        with self._lock:
+            alive = self._process is not None and self._process.poll() is None
+            return self._process.pid if alive and self._process else None
+
+    def _launch(self) -> None:
+        process = subprocess.Popen(
+            [self._program, "-c", str(self._folder / "mosquitto.conf")],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            cwd=self._folder,
+        )
+        with self._lock:
+            self._process = process
+        self._write("mosquitto.pid", f"{process.pid}\n".encode())
+        complaints: list[str] = []
+        threading.Thread(target=self._read_log, args=(process, complaints), name="broker log", daemon=True).start()
+        deadline = time.monotonic() + _UP_SECONDS
+        while not all(
+            _listens(self._listeners.host, port) for port in (self._listeners.port, self._listeners.boot_port)
+        ):
+            if process.poll() is not None or time.monotonic() > deadline:
+                _end(process)
+                said = "; ".join(complaints[-2:]) or f"it ended with {process.returncode}"
+                raise FleetError(f"the broker (mosquitto) did not start: {said}")
+            if self._stopping.wait(0.02):
+                return
+
+    def _supervise(self) -> None:
+        failures = 0
+        while True:
+            process = self._process
+            assert process is not None
+            started = time.monotonic()
+            process.wait()
+            if self._stopping.is_set():
+                return
+            failures = failures + 1 if time.monotonic() - started < 10 else 0
+            _log.error("the broker ended with %s: starting it again", process.returncode)
+            while not self._stopping.wait(min(30.0, 0.1 * 2**failures) * random.uniform(0.5, 1.0)):  # noqa: S311
+                try:
+                    self._launch()
+                    self.restarts += 1
+                    break
+                except FleetError as error:
+                    failures += 1
+                    _log.error("%s", error)
+            else:
+                return
+
+    def _read_log(self, process: subprocess.Popen[str], complaints: list[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            text = line.strip()
+            # The rule for what all devices read names no device, and is meant to.
+            bad = text.startswith(("Error", "Warning")) and "does not contain '%c'" not in text
+            if bad:
+                complaints.append(text[:300])
+                del complaints[:-10]
+            _log.log(logging.WARNING if bad else logging.DEBUG, "%s", text[:300])
+
+    def _configuration(self) -> str:
+        # Paths come last on a line and run to its end, so that spaces need no quotes; a line end cannot be in them.
+        folder, at = self._folder, self._listeners
+        if "\n" in str(folder):
+            raise FleetError(f"{folder!s}: a folder with a line end in its name cannot be used")
+        host = f" {at.host}" if at.host else ""
+        return f"""\
+# Written by edge at every start: changes are lost.
+user {getpass.getuser()}
+per_listener_settings true
+persistence false
+log_dest stderr
+log_timestamp false
+log_type error
+log_type warning
+connection_messages false
+set_tcp_nodelay true
+max_packet_size {_LONGEST_PACKET}
+max_inflight_messages 1000
+max_queued_messages 20000
+max_queued_bytes 67108864
+
+listener {at.port}{host}
+allow_anonymous false
+cafile {folder}/ca.pem
+certfile {folder}/broker.pem
+keyfile {folder}/broker.key
+crlfile {folder}/revoked.pem
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+acl_file {folder}/devices.acl
+
+listener {at.boot_port}{host}
+allow_anonymous false
+certfile {folder}/broker.pem
+keyfile {folder}/broker.key
+password_file {folder}/tokens
+use_username_as_clientid true
+acl_file {folder}/boot.acl
+max_connections 1000
+"""
+
+    def _write(self, name: str, content: bytes) -> None:
+        with whole_file(self._folder / name) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+
+    def _end_leftover(self) -> None:
+        """Ends a broker of ours whose server was killed."""
+        try:
+            pid = int((self._folder / "mosquitto.pid").read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return
+        if os.fsencode(self._folder / "mosquitto.conf") not in command:
+            return  # the number belongs to somebody else by now
+        _log.warning("ending the broker that an earlier server left behind (process %d)", pid)
+        deadline = time.monotonic() + _STOP_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                os.kill(pid, 0)
+                time.sleep(0.02)
+            os.kill(pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host if host not in ("", "0.0.0.0", "::") else "127.0.0.1", port), 1):  # noqa: S104
+            return True
+    except OSError:
+        return False
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise FleetError(f"port {port} of {host or 'this machine'}: {error.strerror}: choose another") from error

@@ -1,0 +1,73 @@
+"""What a fleet needs of its machine, looked at one by one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.fleet.errors import FleetError
+from edge.fleet.server.broker import find_mosquitto
+from edge.fleet.server.services import running_pid
+from edge.fleet.server.state import State
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `detail` says what to do where it is not as it should be."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine(folder: Path) -> list[Finding]:
+    """Looks at the broker's program, the folder, the database, the certificates, the disk."""
+    findings = [_program()]
+    try:
+        state = State.existing(folder)
+    except FleetError as error:
+        return [*findings, Finding("state", True, f"{error} (nothing is wrong with that)")]
+    mode = folder.stat().st_mode & 0o777
+    findings.append(
+        Finding(
+            "state", mode == 0o700, str(folder) if mode == 0o700 else f"{folder}: mode {mode:o}: chmod 700 {folder}"
+        )
+    )
+    findings.append(_private(state))
+    try:
+        state.settings()
+        database = state.database()
+        findings.append(Finding("registry", True, database.shown))
+        database.close()
+    except FleetError as error:
+        findings.append(Finding("registry", False, str(error)))
+    pid = running_pid(state)
+    findings.append(Finding("server", True, f"runs, process {pid}" if pid else "does not run (edge fleet up)"))
+    free = shutil.disk_usage(folder).free
+    findings.append(Finding("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free at {folder}"))
+    return findings
+
+
+def _program() -> Finding:
+    program = find_mosquitto()
+    if program is None:
+        return Finding("mosquitto", False, "not installed: sudo apt install mosquitto")
+    said = subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout.splitlines()
+    version = said[0].removeprefix("mosquitto version ").strip() if said else "unknown"
+    numbers = version.split(".")
+    recent = numbers[0].isdigit() and int(numbers[0]) >= 2
+    return Finding("mosquitto", recent, f"{version} ({program})" if recent else f"{version}: 2.0 or later is needed")
+
+
+def _private(state: State) -> Finding:
+    """No key may be readable by others."""
+    for path in (*state.authority.glob("*.key"), *state.broker.glob("*.key"), *state.broker.glob("*.pem")):
+        if path.suffix == ".key" and path.stat().st_mode & 0o077:
+            return Finding("keys", False, f"{path}: others may read it: chmod 600 {path}")
+        if not os.access(path, os.R_OK):
+            return Finding("keys", False, f"{path}: cannot be read: run edge as the user who started the fleet")
+    root = state.authority / "root.key"
+    return Finding("keys", True, "private" if not root.exists() else f"private (you may move {root} to a safe)")

@@ -1,0 +1,344 @@
+"""How what devices send becomes part of the database: validated, committed in groups, and only then acknowledged.
+
+The network thread hands messages to `offer`, which never waits; one thread commits them, as many in a transaction
+as have gathered since the last (a disk that takes 5 ms to flush makes groups grow, not devices wait). After the
+commit each message is answered by `down/ack/<seq>`; one that is well formed but wrong is answered too, with what is
+wrong, or it would be repeated for ever. Repeats of what was committed are acknowledged and otherwise ignored.
+
+One device cannot crowd out the others: each may have `MOST_WAITING` messages in the queue, and what it sends beyond is
+dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from edge.fleet import topics
+from edge.fleet.errors import BadMessage
+from edge.fleet.messages import LONGEST, Envelope, Hello, JobReport, Status, Telemetry
+from edge.fleet.server import enrollment, registry, tables
+from edge.fleet.server.database import Database, insert_new
+from edge.runtime.errors import EdgeError
+
+_log = logging.getLogger("edge.fleet.ingest")
+
+MOST_WAITING = 2000
+_MOST_QUEUED = 100_000
+_MOST_IN_A_GROUP = 4000
+# Faster than this for a whole window is no agent of ours, which waits for acknowledgements.
+FLOOD_WINDOW = 2.0
+FLOOD_MESSAGES, FLOOD_BYTES = 5000, 20_000_000
+
+# Messages that are not kept: a status is replaced by the next, a blob's request by its answer.
+_TRANSIENT = ("status", "blob")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A message that a device sent: what it is about, and its envelope."""
+
+    device: str
+    kind: str
+    rest: tuple[str, ...]
+    envelope: Envelope
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Something to publish once a transaction is committed."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+
+
+Handler = Callable[[Connection, Report], "list[Publication] | None"]
+"""Takes part in the transaction that keeps the report, once for each; what it returns is published after."""
+
+
+@dataclass
+class Counts:
+    """Since the start: messages kept, repeats, those refused (malformed or wrong), dropped for their number, groups."""
+
+    committed: int = 0
+    repeated: int = 0
+    refused: int = 0
+    dropped: int = 0
+    groups: int = 0
+
+
+class Ingest:
+    """The queue and the thread that commits it.
+
+    Args:
+        database: the registry.
+        publish: called with what is to be published, from the committing thread.
+        on_flood: called with the id of a device that sends too much, at most once a window, from the network thread.
+    """
+
+    def __init__(
+        self, database: Database, publish: Callable[[Publication], None], on_flood: Callable[[str], None] | None = None
+    ) -> None:
+        self._database = database
+        self._publish = publish
+        self._on_flood = on_flood or (lambda device: None)
+        self._queue: queue.SimpleQueue[tuple[topics.Up, bytes] | None] = queue.SimpleQueue()
+        self._waiting: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._handlers: dict[str, list[Handler]] = {}
+        self._transient: dict[str, Callable[[str, Envelope], None]] = {}
+        self._window_ends = 0.0
+        self._sent: Counter[str] = Counter()
+        self._sent_bytes: Counter[str] = Counter()
+        self._flooding: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
+        self.counts = Counts()
+        self.on("hello", _hello)
+        self.on("job", _job)
+        self.on("tel", _telemetry)
+
+    def on(self, kind: str, handler: Handler) -> None:
+        """Has `handler` see every new report of a kind ("job", "fl", "td", …), after those that were there before it.
+
+        It validates the body and raises `BadMessage` if that is wrong: the device is told and does not repeat it.
+        """
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def on_transient(self, kind: str, handler: Callable[[str, Envelope], None]) -> None:
+        """Has `handler(device, envelope)` see messages of a kind that is not kept ("blob"), outside a transaction."""
+        self._transient[kind] = handler
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Commits what has come in and ends the thread."""
+        self._queue.put(None)
+        self._thread.join(30)
+
+    def offer(self, topic: str, payload: bytes) -> None:
+        """Takes a message in, or drops it: for its topic or size, or because its device has too many waiting."""
+        try:
+            up = topics.parse_up(topic)
+        except BadMessage as error:
+            self.counts.refused += 1
+            _log.warning("%s", error)
+            return
+        if self._floods(up.device, len(payload)):
+            self.counts.dropped += 1
+            return
+        with self._lock:
+            if self._waiting[up.device] >= MOST_WAITING or self._waiting.total() >= _MOST_QUEUED:
+                self.counts.dropped += 1
+                return
+            self._waiting[up.device] += 1
+        self._queue.put((up, payload[: LONGEST + 1]))
+
+    def _floods(self, device: str, size: int) -> bool:
+        now = time.monotonic()
+        if now > self._window_ends:
+            self._window_ends = now + FLOOD_WINDOW
+            self._sent.clear()
+            self._sent_bytes.clear()
+            self._flooding.clear()
+        self._sent[device] += 1
+        self._sent_bytes[device] += size
+        if self._sent[device] <= FLOOD_MESSAGES and self._sent_bytes[device] <= FLOOD_BYTES:
+            return False
+        if device not in self._flooding:
+            self._flooding.add(device)
+            self._on_flood(device)
+        return True
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            group = [self._queue.get()]
+            while len(group) < _MOST_IN_A_GROUP:
+                try:
+                    group.append(self._queue.get_nowait())
+                except queue.Empty:
+                    break
+            ended = None in group
+            messages = [message for message in group if message is not None]
+            with self._lock:
+                for up, _ in messages:
+                    self._waiting[up.device] -= 1
+                    if not self._waiting[up.device]:
+                        del self._waiting[up.device]
+            if not messages:
+                continue
+            try:
+                publications = self._commit(messages)
+            except Exception:  # a full disk, a database that is away: nothing is acknowledged, all will be repeated
+                _log.exception("%d messages could not be committed: their devices will repeat them", len(messages))
+                time.sleep(0.5)
+                continue
+            self.counts.groups += 1
+            for publication in publications:
+                self._publish(publication)
+
+    def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> list[Publication]:
+        reports: list[Report] = []
+        for up, payload in messages:
+            if not payload:  # a retained message that is cleared
+                continue
+            try:
+                envelope = Envelope.read(payload, f"{up.device} {up.kind}")
+            except BadMessage as error:  # it has no number by which it could be answered
+                self.counts.refused += 1
+                _log.warning("%s", error)
+                continue
+            reports.append(Report(up.device, up.kind, up.rest, envelope))
+        later = [report for report in reports if report.kind in self._transient]
+        with self._database.transaction() as connection:
+            publications = self._keep(connection, reports)
+        for report in later:
+            try:
+                self._transient[report.kind](report.device, report.envelope)
+            except EdgeError as error:
+                self.counts.refused += 1
+                _log.warning("%s: %s", report.device, error)
+            except Exception:
+                _log.exception("%s: a request for a %s failed", report.device, report.kind)
+        return publications
+
+    def _keep(self, connection: Connection, reports: list[Report]) -> list[Publication]:
+        known = self._active(connection, {report.device for report in reports})
+        now = time.time()
+        publications: list[Publication] = []
+        online: dict[str, bool] = {}
+        fresh = self._fresh(connection, [one for one in reports if one.kind not in _TRANSIENT and one.device in known])
+        rows: list[dict[str, Any]] = []
+        for report in reports:
+            device, envelope = report.device, report.envelope
+            if device not in known:
+                self.counts.refused += 1
+                _log.warning("%s: not an active device of this fleet: its %s is not taken", device, report.kind)
+                continue
+            if report.kind == "status":
+                online[device] = _is_online(report)
+                continue
+            online.setdefault(device, True)
+            if report.kind in _TRANSIENT:
+                continue
+            key = (device, envelope.boot, envelope.seq)
+            error = ""
+            if key in fresh:
+                fresh.remove(key)
+                answers, error = self._handle(connection, report)
+                publications.extend(answers)
+                if not error:
+                    rows.append(_row(report, now))
+            else:
+                self.counts.repeated += 1
+            publications.append(_acknowledgement(report, error))
+        if rows:
+            insert_new(connection, tables.reports, rows)
+            self.counts.committed += len(rows)
+        if online:
+            table = tables.devices
+            seen = table.update().where(table.c.id == sa.bindparam("of"))
+            connection.execute(
+                seen.values(online=sa.bindparam("on"), last_seen=now),
+                [{"of": device, "on": value} for device, value in sorted(online.items())],
+            )
+        return publications
+
+    def _handle(self, connection: Connection, report: Report) -> tuple[list[Publication], str]:
+        """Lets the handlers of a report's kind see it; what is wrong with it, if anything is, undoes what they did."""
+        handlers = self._handlers.get(report.kind, ())
+        if report.kind == "tel":  # reads only: the savepoint would cost more than all the rest
+            try:
+                return [one for handler in handlers for one in handler(connection, report) or ()], ""
+            except EdgeError as error:
+                self.counts.refused += 1
+                return [], str(error)
+        savepoint = connection.begin_nested()
+        try:
+            publications = [one for handler in handlers for one in handler(connection, report) or ()]
+        except EdgeError as error:
+            savepoint.rollback()
+            self.counts.refused += 1
+            _log.warning("%s: %s", report.device, error)
+            return [], str(error)
+        except sa.exc.DBAPIError:
+            raise
+        except Exception:
+            savepoint.rollback()
+            _log.exception("%s: a report of the kind %s could not be handled", report.device, report.kind)
+            return [], "the server could not handle it, which is a bug of the server's"
+        savepoint.commit()
+        return publications, ""
+
+    def _active(self, connection: Connection, devices: set[str]) -> set[str]:
+        table = tables.devices
+        query = sa.select(table.c.id).where(table.c.id.in_(devices), table.c.state == "active")
+        return set(connection.scalars(query))
+
+    def _fresh(self, connection: Connection, reports: list[Report]) -> set[tuple[str, str, int]]:
+        """Which of the reports are not in the database yet."""
+        keys = {(one.device, one.envelope.boot, one.envelope.seq) for one in reports}
+        table, found = tables.reports, set()
+        asked = sorted(keys)
+        for start in range(0, len(asked), 300):
+            part = asked[start : start + 300]
+            query = sa.select(table.c.device, table.c.boot, table.c.seq).where(
+                sa.tuple_(table.c.device, table.c.boot, table.c.seq).in_(part)
+            )
+            found |= {(row[0], row[1], row[2]) for row in connection.execute(query)}
+        return keys - found
+
+
+def _row(report: Report, now: float) -> dict[str, Any]:
+    envelope = report.envelope
+    return {
+        "device": report.device,
+        "boot": envelope.boot,
+        "seq": envelope.seq,
+        "kind": "/".join((report.kind, *report.rest)),
+        "at": envelope.at,
+        "received_at": now,
+        "body": json.dumps(envelope.body, separators=(",", ":")),
+    }
+
+
+def _acknowledgement(report: Report, error: str) -> Publication:
+    body = {"boot": report.envelope.boot}
+    if error:
+        body["error"] = error[:500]
+    topic = topics.down(report.device, "ack", str(report.envelope.seq))
+    return Publication(topic, json.dumps(body, separators=(",", ":")).encode())
+
+
+def _is_online(report: Report) -> bool:
+    try:
+        return Status.read(report.envelope.body, f"{report.device} status").online
+    except BadMessage:
+        return True
+
+
+def _hello(connection: Connection, report: Report) -> None:
+    registry.hello(connection, report.device, Hello.read(report.envelope.body, f"{report.device} hello").inventory)
+    enrollment.certified(connection, report.device)
+
+
+def _job(connection: Connection, report: Report) -> None:
+    body = JobReport.read(report.envelope.body, f"{report.device} job")
+    registry.job_reported(connection, report.device, report.rest[0], body)
+
+
+def _telemetry(connection: Connection, report: Report) -> None:
+    Telemetry.read(report.envelope.body, f"{report.device} tel")

@@ -1,0 +1,59 @@
+"""Updates within the running server: chunks for devices, their reports, and what time brings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from edge.fleet import topics
+from edge.fleet.messages import BlobRequest, Envelope, JobReport
+from edge.fleet.server.ingest import Publication, Report
+from edge.fleet.server.services import Server
+from edge.fleet.server.state import State
+from edge.fleet.server.updates.repository import ModelRepository
+from edge.fleet.server.updates.rollout import Rollouts
+from edge.fleet.server.updates.selection import selector
+from edge.fleet.server.updates.source import Source
+from edge.fleet.server.updates.store import BlobStore
+
+_log = logging.getLogger("edge.fleet.updates")
+
+_TICK_SECONDS, _RENEW_SECONDS = 1.0, 3600.0
+
+
+def open_source(state: State, keys: Sequence[Path] = ()) -> Source:
+    """The repository and the store of a fleet, made if they are not there; `keys` are folders with further keys."""
+    ModelRepository.create(state.tuf)
+    return Source(ModelRepository(state.tuf, keys=keys), BlobStore(state.models))
+
+
+class Updates:
+    """Ties updates to the server: one of its `extensions`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._source = open_source(server.state)
+        self.rollouts = Rollouts(server.database, selector(server.database))
+        self._renew()
+        server.ingest.on("job", self._reported)
+        server.ingest.on_transient("blob", self._asked)
+        server.every(_TICK_SECONDS, self.rollouts.tick)
+        server.every(_RENEW_SECONDS, self._renew)
+
+    def _reported(self, connection: Connection, report: Report) -> list[Publication]:
+        body = JobReport.read(report.envelope.body, f"{report.device} job")
+        self.rollouts.report(connection, report.device, report.rest[0], body.state, body.detail, body.metrics)
+        return []
+
+    def _asked(self, device: str, envelope: Envelope) -> None:
+        """Answers a request for a chunk; an empty answer says that there is nothing (more)."""
+        request = BlobRequest.read(envelope.body, f"{device} blob")
+        data = self._source.fetch(request.name, request.offset, request.length)
+        self._server.publish(Publication(topics.down(device, "blob", request.name, str(request.offset)), data or b""))
+
+    def _renew(self) -> None:
+        for role, told in self._source.repository.renew().items():
+            _log.warning("the TUF metadata of %s %s: edge fleet keys", role, told)

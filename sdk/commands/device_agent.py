@@ -1,0 +1,184 @@
+"""`edge device enroll`, `run`, `status`: the device's side of a fleet."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from edge.sdk.options import debug_option, json_option, print_json
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_BOOT_PORT = 8884
+
+
+def home_option(command: _Command) -> _Command:
+    """Adds `--home` (parameter `home`, a Path or None)."""
+    return click.option(
+        "--home",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the device's key and outbox.  [default: $EDGE_DEVICE, /var/lib/edge for root, else "
+        "~/.local/share/edge/device]",
+    )(command)
+
+
+def _home(folder: Path | None) -> Any:
+    from edge.fleet.device.home import Home, default_home
+
+    return Home(folder or default_home())
+
+
+def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    labels = dict(item.partition("=")[::2] for item in value)
+    if not all(labels.values()):
+        raise click.BadParameter("like building=7", ctx, param)
+    return labels
+
+
+@click.command("enroll", short_help="Join a fleet with a claim token.")
+@click.argument("url", metavar="mqtts://HOST[:PORT]")
+@click.option("--token", required=True, metavar="TOKEN", help="What 'edge fleet token' printed; - reads it from stdin.")
+@click.option(
+    "--name", default="", metavar="ID", help="The id that this device would like.  [default: host name and key]"
+)
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="May be repeated.")
+@click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS", help="For approval.  [default: without end]")
+@click.option("--again", is_flag=True, help="Enroll a device that is enrolled already; its old key is dropped.")
+@home_option
+@json_option
+@debug_option
+def enroll(
+    url: str,
+    token: str,
+    name: str,
+    labels: dict[str, str],
+    wait: float | None,
+    again: bool,
+    home: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a key on this machine, ask the fleet for a certificate, and wait until an operator approves.
+
+    The key never leaves this machine. If the waiting is interrupted, the same command goes on with it.
+    """
+    import platform
+    import sys
+
+    from edge.fleet.device.describe import linux_inventory
+    from edge.fleet.device.enroll import enroll as join
+    from edge.fleet.errors import FleetError
+    from edge.fleet.identity import ClaimToken, device_id, suggested_id
+    from edge.runtime.errors import Interrupted
+
+    parts = urlsplit(url)
+    if parts.scheme != "mqtts" or not parts.hostname:
+        raise click.UsageError(f"{url}: like mqtts://fleet.example.org:{_BOOT_PORT}")
+    claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
+    place = _home(home)
+    if place.place() is not None:
+        if not again:
+            raise FleetError(f"{place.folder}: enrolled already as {place.place().id}: 'edge device run', or --again")
+        place.reset()
+    _, _, key = place.next_request()
+    wanted = device_id(name, "--name") if name else suggested_id(platform.node(), key)
+    click.echo(f"key {key[:12]}, asks to be {wanted}", err=True)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    found = join(
+        place,
+        claim,
+        parts.hostname,
+        parts.port or _BOOT_PORT,
+        linux_inventory(labels),
+        wanted,
+        wait,
+        lambda text: click.echo(text, err=True),
+        stop,
+    )
+    if found is None:
+        raise Interrupted("not approved yet: the same command goes on waiting")
+    place.save_labels(labels)
+    if as_json:
+        print_json({"device": found.id, "host": found.host, "port": found.port, "home": str(place.folder)})
+    else:
+        click.echo(f"This device is {found.id}. Start it with 'edge device run'.")
+
+
+@click.command("run", short_help="Run the device's agent.")
+@click.option("--heartbeat", type=click.FloatRange(min=0.1), default=30, show_default=True, metavar="SECONDS")
+@click.option("--sensor", "sensors", multiple=True, metavar="NAME", help="A sensor that the kernel does not know.")
+@click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
+@home_option
+@debug_option
+def run(heartbeat: float, sensors: tuple[str, ...], log: str, log_format: str | None, home: Path | None) -> None:
+    """Keep this device connected to its fleet until Ctrl-C or SIGTERM: report, and do what the operator asks."""
+    from edge.fleet.device.agent import Agent
+    from edge.fleet.device.describe import linux_inventory
+    from edge.fleet.device.updates import Updates, with_models
+    from edge.fleet.logs import log_to_stderr
+
+    log_to_stderr(log, None if log_format is None else log_format == "json")
+    place = _home(home)
+    labels = place.labels()
+    agent = Agent(place, with_models(place, lambda: linux_inventory(labels, sensors)), heartbeat, _load)
+    updates = Updates(agent)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: agent.stop())
+    updates.start()
+    try:
+        agent.run()
+    finally:
+        updates.stop()
+
+
+def _load() -> dict[str, float | int | str | bool]:
+    """What is reported at each heartbeat."""
+    import os
+
+    values: dict[str, float | int | str | bool] = {"load": round(os.getloadavg()[0], 2)}
+    try:
+        text = Path("/sys/class/thermal/thermal_zone0/temp").read_text()
+        values["cpu_celsius"] = int(text) / 1000
+    except (OSError, ValueError):
+        pass
+    return values
+
+
+@click.command("status", short_help="Show who this device is.")
+@home_option
+@json_option
+@debug_option
+def status(home: Path | None, as_json: bool) -> None:
+    """Show the device's id, its broker, its certificate's end, and how many messages wait."""
+    from edge.fleet.device.outbox import Outbox
+    from edge.fleet.errors import FleetError
+
+    place = _home(home)
+    found = place.place()
+    if found is None:
+        raise FleetError(f"{place.folder}: this device is not enrolled: edge device enroll --token … mqtts://host:port")
+    outbox = Outbox(place.outbox)
+    report = {
+        "device": found.id,
+        "host": found.host,
+        "port": found.port,
+        "renewal_at": place.renewal_due(),
+        "expired": place.expired(),
+        "waiting": len(outbox),
+        "home": str(place.folder),
+    }
+    outbox.close()
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{found.id}, of the fleet at {found.host}:{found.port}")
+    if report["expired"]:
+        click.echo("certificate: expired: ask the operator for a new claim token and enroll with --again")
+    else:
+        click.echo(f"certificate: renewed from {time.strftime('%Y-%m-%d', time.localtime(place.renewal_due()))} on")
+    click.echo(f"waiting to be acknowledged: {report['waiting']} messages")

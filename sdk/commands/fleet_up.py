@@ -1,0 +1,217 @@
+"""`edge fleet up`, `status`, `doctor`: the server, how it is, and what it lacks."""
+
+import dataclasses
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.sdk.fleet_options import open_database, state_option
+from edge.sdk.options import debug_option, json_option, print_json
+
+_PORT = click.IntRange(1, 65535)
+
+
+@click.command("up", short_help="Start the fleet's server: authority, broker, registry.")
+@click.option("--host", metavar="ADDRESS", help="Address to listen on.  [default: all]")
+@click.option("--port", type=_PORT, help="Port for devices that are enrolled.  [default: 8883]")
+@click.option("--boot-port", type=_PORT, help="Port for devices that enroll.  [default: 8884]")
+@click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus on loopback; 0: none.  [default: 9464]")
+@click.option("--name", "names", multiple=True, metavar="NAME", help="Another name or address of this machine.")
+@click.option("--broker", metavar="URL", help="Use another broker: mqtts://host:8883; '' for our own again.")
+@click.option("--db", "database", metavar="URL", help="Use PostgreSQL: postgresql://user@host/name.")
+@click.option("--sparql", metavar="URL", help="Use a SPARQL endpoint instead of the store in the folder.")
+@click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
+@state_option
+@debug_option
+def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
+    """Start everything on this machine and run until Ctrl-C or SIGTERM.
+
+    Nothing needs to be configured. What options say is remembered in the folder's fleet.json for the next start.
+    """
+    from edge.fleet.logs import log_to_stderr
+    from edge.fleet.server.metrics import serve
+    from edge.fleet.server.services import Server
+    from edge.fleet.server.state import State
+    from edge.fleet.server.updates.service import Updates
+
+    log_to_stderr(log, None if log_format is None else log_format == "json")
+    place = State.create(state)
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    settings = dataclasses.replace(place.settings(), **said)
+    place.save(settings)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    server = Server(place, settings)
+    server.extensions = (*server.extensions, Updates)
+    server.start()
+    stop_metrics = None
+    try:
+        if settings.metrics_port:
+            stop_metrics = serve(server, settings.metrics_port)
+        click.echo(f"The fleet is up: devices connect to port {server.address.port}, new ones to {settings.boot_port}.")
+        click.echo("In another terminal: 'edge fleet token' lets a device in, 'edge fleet devices --watch' shows them.")
+        while not ended.wait(0.5):
+            pass
+    finally:
+        if stop_metrics:
+            stop_metrics()
+        server.stop()
+    click.echo("The fleet is down.")
+
+
+@click.command("status", short_help="Show how the fleet is.")
+@state_option
+@json_option
+@debug_option
+def status(state: Path, as_json: bool) -> None:
+    """Show whether the server runs, where it listens, and what it holds."""
+    from edge.fleet.server.overview import overview
+    from edge.fleet.server.services import running_pid
+    from edge.fleet.server.state import State
+
+    place = State.existing(state)
+    settings = place.settings()
+    with open_database(state) as database:
+        report = {
+            "state": str(state),
+            "running": running_pid(place),
+            "broker": settings.broker or f"mqtts://{settings.host or socket.gethostname()}:{settings.port}",
+            "boot_port": settings.boot_port,
+            "database": database.shown,
+            **overview(database),
+        }
+    if as_json:
+        print_json(report)
+        return
+    running = report["running"]
+    click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
+    click.echo(f"broker: {report['broker']}, new devices: port {report['boot_port']}")
+    click.echo(f"registry: {report['database']}")
+    click.echo(
+        f"devices: {report['devices']} ({report['online']} online, {report['revoked']} revoked), "
+        f"{report['pending']} waiting for approval"
+    )
+    click.echo(f"open: {report['tokens']} tokens, {report['jobs']} jobs")
+    if report["expiring"]:
+        click.echo(f"certificates: {report['expiring']} end within five days: are those devices on?")
+
+
+@click.command("doctor", short_help="Check what a fleet needs on this machine.")
+@state_option
+@json_option
+@debug_option
+@click.pass_context
+def doctor(ctx: click.Context, state: Path, as_json: bool) -> None:
+    """Check the broker's program, the folder, the keys, the registry. Exits with 1 if one is wrong."""
+    from edge.fleet.server.doctor import examine
+
+    findings = examine(state)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        from edge.sdk.console import print_table
+
+        rows = [("ok" if finding.ok else "wrong", finding.what, finding.detail) for finding in findings]
+        print_table(("", "what", "detail"), rows)
+    if not all(finding.ok for finding in findings):
+        ctx.exit(1)
+
+
+@click.command("devices", short_help="List devices, or watch them.")
+@click.argument("names", nargs=-1, metavar="[DEVICE]…")
+@click.option("--watch", is_flag=True, help="Show them again every second until Ctrl-C.")
+@state_option
+@json_option
+@debug_option
+def devices(names: tuple[str, ...], watch: bool, state: Path, as_json: bool) -> None:
+    """List the fleet's devices: what they are, whether they are there, when they were last heard of."""
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other")
+    with open_database(state) as database:
+        if watch:
+            _watch(database, names)
+            return
+        rows = _described(database, names)
+        if as_json:
+            print_json(rows)
+            return
+        from edge.sdk.console import print_table
+
+        print_table(_COLUMNS, [_row(row) for row in rows])
+
+
+_COLUMNS = ("device", "state", "seen", "kind", "cpu", "RAM", "labels", "models")
+
+
+def _described(database: Any, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    from edge.fleet.server.registry import describe, describe_all
+
+    with database.reading() as connection:
+        return [describe(connection, name) for name in names] if names else describe_all(connection)
+
+
+def _row(device: dict[str, Any]) -> tuple[object, ...]:
+    inventory = device["inventory"]
+    seen = device["last_seen"]
+    state = device["state"] if device["state"] != "active" else "online" if device["online"] else "offline"
+    labels = " ".join(f"{name}={value}" for name, value in sorted(device["labels"].items()))
+    models = " ".join(f"{m['name']}:{m['version']}" for m in inventory.get("models", ()) if m.get("active"))
+    ram = inventory.get("ram_kb")
+    return (
+        device["id"],
+        state,
+        _ago(seen),
+        inventory.get("board") or inventory.get("kind"),
+        inventory.get("cpu") or inventory.get("arch"),
+        f"{ram * 1024 / 1e6:.0f} MB" if ram else None,
+        labels or None,
+        models or None,
+    )
+
+
+def _ago(moment: float | None) -> str | None:
+    if moment is None:
+        return None
+    seconds = max(0, int(time.time() - moment))
+    for name, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {name} ago"
+    return f"{seconds} s ago"
+
+
+def _watch(database: Any, names: tuple[str, ...]) -> None:
+    from rich.live import Live
+    from rich.table import Table
+
+    from edge.sdk.console import console, print_table
+
+    if not sys.stdout.isatty():  # nothing can be drawn over: a table whenever something changed
+        shown: list[tuple[object, ...]] | None = None
+        while True:
+            rows = [_row(row) for row in _described(database, names)]
+            if [row[:2] for row in rows] != [row[:2] for row in shown or ()] or shown is None:
+                print_table(_COLUMNS, rows)
+                sys.stdout.flush()
+                shown = rows
+            time.sleep(1)
+
+    def table() -> Table:
+        drawn = Table(box=None, pad_edge=False)
+        for column in _COLUMNS:
+            drawn.add_column(column)
+        for device in _described(database, names):
+            drawn.add_row(*("-" if cell is None else str(cell) for cell in _row(device)))
+        return drawn
+
+    with Live(table(), console=console(), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(1)
+            live.update(table(), refresh=True)
