@@ -148,7 +148,7 @@ def _is_import(graph: object) -> bool:
 
 
 class StoreInUse(EdgeError):
-    """The store's folder cannot be opened, for the most part because the running fleet has it."""
+    """The store's folder cannot be opened, for the most part because another command has it."""
 
 
 class _Recent:

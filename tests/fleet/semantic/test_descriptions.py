@@ -1,4 +1,4 @@
-"""Descriptions of devices and models: the quick reading equals two JSON-LD parsers', SHACL holds, nothing is fetched."""
+"""Descriptions of devices and models: the quick reading equals two parsers', SHACL holds, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -179,4 +179,4 @@ def test_a_board_is_a_smart_sensor_as_seloc_ml_writes_them() -> None:
     graph = rdflib.Graph()
     graph += as_rdflib(triples_of(thing_description(DeviceFacts.from_inventory("nano", BOARD))))
     value = rdflib.URIRef("https://schema.org/value")
-    assert sorted(int(each) for each in graph.objects(None, value)) == [256, 1024]
+    assert sorted(int(str(each)) for each in graph.objects(None, value)) == [256, 1024]

@@ -68,9 +68,9 @@ def test_following_equals_a_rebuild(events: list[tuple[str, str, Any]], half: in
     rebuilt = Projection(LocalStore())
     rebuilt.rebuild(registry)
     applied = Projection(LocalStore())
-    for event in registry.log:
-        applied.apply(event)
-        assert not applied.apply(event), "an event is applied once"
+    for entry in registry.log:
+        applied.apply(entry)
+        assert not applied.apply(entry), "an event is applied once"
     assert contents(followed.store) == contents(rebuilt.store) == contents(applied.store)
     assert followed.store.cursor() == rebuilt.store.cursor() == len(events)
 
