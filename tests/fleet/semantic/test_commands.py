@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,17 @@ from click.testing import CliRunner
 pytest.importorskip("tuf")
 
 from edge.fleet.server import registry
+from edge.fleet.server.semantic.endpoint import RemoteStore
 from edge.fleet.server.semantic.opening import Semantics
 from edge.fleet.server.semantic.service import EndpointFollower
 from edge.fleet.server.semantic.store import LocalStore
+from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
 from edge.runtime.bundle import file_entry, write_bundle
 from edge.runtime.manifest import Manifest
 from edge.sdk.cli import cli
 from tests.conftest import ROOT
+from tests.fleet.lab import free_ports, needs_mosquitto, until
 from tests.fleet.semantic.samples import BOARD, INVENTORY, manifest
 from tests.fleet.semantic.test_projection import _Endpoint, contents
 
@@ -164,31 +168,23 @@ def endpoint() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_server_keeps_an_endpoint_elsewhere_up_to_date(place: Path, endpoint: str) -> None:
-    """`EndpointFollower` as `edge fleet up --sparql` starts it, with the server's follower thread played by the test."""
-    from dataclasses import replace
-
+@needs_mosquitto
+def test_a_running_fleet_keeps_an_endpoint_elsewhere_up_to_date(place: Path, endpoint: str) -> None:
     state = State.existing(place / "fleet")
-    state.save(replace(state.settings(), sparql=endpoint))
-    database = state.database()
-
-    class Host:
-        def __init__(self) -> None:
-            self.state, self.database = state, database
-            self.actions: dict[str, Any] = {}
-
-        def follow(self, kind: str, action: Any) -> None:
-            self.actions[kind] = action
-
-        def every(self, seconds: float, action: Any) -> None:
-            pass
-
-    host = Host()
-    EndpointFollower(host)  # type: ignore[arg-type]
-    assert "device:nano" in edge("fleet", "query", "--where", "building=7")
-    with database.transaction() as connection:
-        registry.set_labels(connection, "nano", {"building": "9"}, "a test")
-    host.actions["device.changed"](None)
-    ask = edge("fleet", "query", 'ASK { device:nano ef:inBuilding "9" }')
-    assert ask == "yes\n"
-    database.close()
+    port, boot_port = free_ports(2)
+    settings = replace(
+        state.settings(), sparql=endpoint, host="127.0.0.1", port=port, boot_port=boot_port, metrics_port=0
+    )
+    state.save(settings)
+    server = Server(state, settings)
+    server.extensions = (EndpointFollower,)
+    server.start()
+    try:
+        assert "device:nano" in edge("fleet", "query", "--where", "building=7")
+        with server.database.transaction() as connection:
+            registry.set_labels(connection, "nano", {"building": "9"}, "a test")
+        # Asked at the endpoint itself: a command would bring it up to date.
+        nano = 'ASK { <urn:edge:device:nano> <urn:edge:fleet#inBuilding> "9" }'
+        until(lambda: bool(RemoteStore(endpoint).query(nano)), what="the endpoint was not told")
+    finally:
+        server.stop()

@@ -53,7 +53,7 @@ def contents(store: Graphs) -> set[Any]:
     return {tuple(row[name] for name in "gspo") for row in found if row["g"] != ox.NamedNode(CURSOR_GRAPH)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(EVENTS, st.integers(0, 12))
 def test_following_equals_a_rebuild(events: list[tuple[str, str, Any]], half: int) -> None:
     registry = ListRegistry()
