@@ -16,6 +16,7 @@ from edge.fleet.server.semantic.names import device_iri
 from edge.fleet.server.semantic.query import check_read_only
 from edge.fleet.server.semantic.store import LocalStore
 from edge.fleet.server.semantic.thing import thing_description
+from tests.conftest import ROOT
 from tests.fleet.semantic.samples import BOARD, BODIES, FILTERS, INVENTORY
 
 
