@@ -13,8 +13,6 @@ import pytest
 pytest.importorskip("tuf")
 pytest.importorskip("edge.firmware_bridge.device", reason="the firmware bridge is not in this tree")
 
-from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
-
 from edge.fleet.device.board_update import BoardUpdates
 from edge.fleet.device.bridge_board import BridgeBoard
 from edge.fleet.device.install import UpdateJob
@@ -23,6 +21,7 @@ from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import BlobStore
 from edge.fleet.variant import Blob, Variant
+from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
 
 
 class Fleet:
@@ -30,7 +29,6 @@ class Fleet:
 
     def __init__(self, folder: Path, make: Callable[..., Any], key: Any, program: str) -> None:
         from tests.firmware_bridge.host_board import write_storage
-
         from tests.runtime.programs import program_folder
 
         self.folder, self.owner, self._start = folder, key, make

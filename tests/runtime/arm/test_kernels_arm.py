@@ -29,9 +29,7 @@ def test_kernels_of(architecture: str, cpu: str, isas: set[str]) -> None:
     assert counts.keys() == isas
     for isa, kernels in counts.items():
         expected = INTEGER_GEMMS | {"qd8_f32_qc2w_conv2d"}
-        expected |= (
-            FLOATS | {"qd8_f32_qc8w_conv2d", "qd8_attention"} if architecture == "aarch64" else set()
-        )
+        expected |= FLOATS | {"qd8_f32_qc8w_conv2d", "qd8_attention"} if architecture == "aarch64" else set()
         assert kernels.keys() >= expected, isa
         assert min(kernels.values()) >= 50, (isa, kernels)
 
