@@ -46,7 +46,8 @@ class Dense:
     activation: int = 0
 
     def forward(self, x: F32) -> F32:
-        return linear(x.reshape(1, -1), self.weight, self.bias, None, self.activation)[0]
+        y: F32 = linear(x.reshape(1, -1), self.weight, self.bias, None, self.activation)[0]
+        return y
 
     def back(self, x: F32, gradient: F32, rate: np.float32) -> F32:
         flat = x.reshape(-1)
@@ -68,7 +69,7 @@ class Norm:
         count = f32(x.size)
         mean = lane_sum(x) / count
         off = x - mean
-        return mean, f32(1) / np.sqrt(lane_sum(off * off) / count + f32(self.eps))
+        return f32(mean), f32(f32(1) / np.sqrt(lane_sum(off * off) / count + f32(self.eps)))
 
     def forward(self, x: F32) -> F32:
         mean, rstd = self._moments(x.reshape(-1))
@@ -127,7 +128,8 @@ class Convolution:
     def forward(self, x: F32) -> F32:
         at = self.window
         args = (list(at.stride), list(at.padding), list(at.dilation), self.groups, self.activation)
-        return conv2d(x[None], self.weight, self.bias, None, *args)[0]
+        y: F32 = conv2d(x[None], self.weight, self.bias, None, *args)[0]
+        return y
 
     def back(self, x: F32, gradient: F32, rate: np.float32) -> F32:
         channels, height, width = x.shape
@@ -234,7 +236,7 @@ class LearningReference:
             gradient = self.layers[i].back(values[i], gradient, f32(self.rate))
             if i > 0:
                 gradient = gradient * slope(values[i], self._activation(i - 1))
-        return predicted, fit
+        return predicted, f32(fit)
 
     def weights(self) -> F32:
         """All weights as edge_learn_weights has them."""
@@ -281,10 +283,10 @@ def _dense(name: str, arguments: Sequence[Any]) -> list[Layer]:
 
 
 def _windowed(name: str, arguments: Sequence[Any], out: tuple[int, ...]) -> list[Layer]:
-    size, places = tuple(arguments[0].shape[-2:]), tuple(out[-2:])
-
     def pair(value: Sequence[int]) -> tuple[int, int]:
         return int(value[0]), int(value[-1])
+
+    size, places = pair(arguments[0].shape[-2:]), pair(out[-2:])
 
     if name == "aten::mean.out" or name == "aten::_adaptive_avg_pool2d.out":
         return [Pool(Window(size, (1, 1)), mean=True)]
@@ -303,7 +305,7 @@ def _windowed(name: str, arguments: Sequence[Any], out: tuple[int, ...]) -> list
     groups, activation = arguments[groups_at], int(arguments[activation_at]) if activation_at else 0
     weight, bias = np.array(arguments[1]), arguments[2]
     bias = np.zeros(len(weight), np.float32) if bias is None else np.array(bias)
-    window = Window(weight.shape[2:], pair(arguments[at]), pair(arguments[at + 1]), pair(arguments[at + 2]))
+    window = Window(pair(weight.shape[2:]), pair(arguments[at]), pair(arguments[at + 1]), pair(arguments[at + 2]))
     window.out = window.counts(size)
     layers: list[Layer] = [Convolution(weight, bias, window, int(groups), activation)]
     if name == "edge::conv2d_max_pool2d.out":
