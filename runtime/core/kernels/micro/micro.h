@@ -24,6 +24,10 @@ void edge_f32_qd8_quantize_columns__micro(size_t tokens, size_t k, const float *
                                           bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
 void edge_qd8_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                      edge_row *row);
+size_t edge_qd8_conv2d_image_bytes__micro(const edge_conv2d *shape);
+void edge_qd8_f32_qc8w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
+                                              edge_row *row);
+void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, size_t last);
 void edge_qd8_f32_qc2w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                               edge_row *row);
 size_t edge_qd8_f32_qc2w_conv2d_scratch__micro(const edge_conv2d *shape);
@@ -38,9 +42,9 @@ void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, 
     .qd8_f32_qc2w = {.run = gemm, .layout = weight_layout, .scratch_bytes = gemm_scratch},         \
     .qd8_f32_qc4w = {.run = edge_qd8_f32_qc4w_gemm__scalar},                                       \
     .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},                                       \
-    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                    \
-                            .quantize = edge_qd8_conv2d_quantize__micro,                           \
-                            .run = edge_qd8_f32_qc8w_conv2d__scalar},                              \
+    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__micro,                     \
+                            .quantize = edge_qd8_f32_qc8w_conv2d_quantize__micro,                  \
+                            .run = edge_qd8_f32_qc8w_conv2d__micro},                               \
     .qd8_f32_qc2w_conv2d = {.image_bytes = edge_qd8_f32_qc2w_conv2d_image_bytes__scalar,           \
                             .quantize = edge_qd8_f32_qc2w_conv2d_quantize__micro,                  \
                             .run = edge_qd8_f32_qc2w_conv2d__micro,                                \
