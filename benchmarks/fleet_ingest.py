@@ -1,4 +1,4 @@
-"""What a report costs the fleet's server, from the broker's socket to the acknowledgement, and what a signature costs.
+"""What a report costs the fleet's server, from the broker's socket to the acknowledgement.
 
     python benchmarks/fleet_ingest.py [--devices 50] [--reports 20000]
 

@@ -44,6 +44,7 @@ from edge.fleet.messages import (
     Telemetry,
     parse,
 )
+from edge.fleet.mqtt_version import other_protocol
 from edge.runtime.errors import EdgeError
 from edge.runtime.fields import Fields
 
@@ -55,6 +56,8 @@ WINDOW = 100
 _RESEND_SECONDS = 20.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+# A broker that knows one version of MQTT may say nothing at all to the other.
+_ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
 _GOOD_SESSION_SECONDS = 10.0
 
@@ -98,6 +101,7 @@ class Agent:
         self._heartbeat = heartbeat
         self._measure = measure
         self._status = Sender()
+        self._protocol = mqtt.MQTTv5
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._lost = threading.Event()
@@ -203,7 +207,7 @@ class Agent:
         place = self.place
         self._lost.clear()
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=mqtt.MQTTv5, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=self._protocol, reconnect_on_failure=False
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
@@ -228,7 +232,7 @@ class Agent:
             self._sent.clear()
 
     def _serve(self, client: mqtt.Client) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + _ANSWER_SECONDS
         next_beat = next_renewal = 0.0
         while not self._stop.is_set() and not self._lost.is_set():
             now = time.monotonic()
@@ -242,6 +246,7 @@ class Agent:
                 self._send_waiting(client)
                 pause = max(0.01, min(next_beat - now, _RESEND_SECONDS / 4))
             elif now > deadline:
+                self._protocol = other_protocol(self._protocol, None)
                 raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
             else:
                 pause = 1.0
@@ -252,6 +257,7 @@ class Agent:
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
             _log.warning("%s: the broker does not let this device in: %s", self.place.id, code)
+            self._protocol = other_protocol(self._protocol, code)
             self._lost.set()
             self._wake.set()
             return

@@ -51,8 +51,8 @@ class SourceMetadata:
             chunk = self._source.fetch(name, len(data), CHUNK)
             if chunk is None:
                 return data or None
-            if not chunk or len(chunk) > CHUNK:
-                break
+            if len(chunk) > CHUNK:
+                raise UntrustedUpdate(f"{name}: the server gave {len(chunk):,} bytes where {CHUNK:,} were asked")
             data += chunk
             if len(chunk) < CHUNK:
                 break

@@ -20,7 +20,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from cryptography import x509
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
@@ -28,10 +28,13 @@ from edge.fleet.errors import FleetError, Refused
 from edge.fleet.identity import ClaimToken, claim_proof, key_fingerprint, pin_of
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import CertificateAnswer, CertificateRequest, Envelope, Sender
+from edge.fleet.mqtt_version import other_protocol
 
 _CONNECT_SECONDS = 15.0
 _ASK_AGAIN_SECONDS = 60.0
 _ATTEMPTS = 4
+# A broker that knows one version of MQTT may say nothing at all to the other.
+_ANSWER_SECONDS = 5.0
 
 
 def enroll(
@@ -67,9 +70,10 @@ def enroll(
     request = CertificateRequest(csr, device, claim_proof(token.key, der), inventory)
     deadline = None if wait is None else time.monotonic() + wait
     told, delay, first, attempts = "", 1.0, True, 0
+    protocol = mqtt.MQTTv5
     while not stop.is_set():
         try:
-            with _Claim(host, port, token) as claim:
+            with _Claim(host, port, token, protocol) as claim:
                 delay, first, attempts = 1.0, False, 0
                 while not stop.is_set():
                     claim.ask(request)
@@ -85,7 +89,8 @@ def enroll(
                         answer = claim.answer(_until(deadline, _ASK_AGAIN_SECONDS), stop)
                     if deadline is not None and time.monotonic() >= deadline:
                         return None
-        except _NotLetIn:
+        except _NotLetIn as error:
+            protocol = error.protocol
             # The broker learns of a new token a moment after the operator does.
             attempts += 1
             if attempts == _ATTEMPTS or stop.wait(0.7):
@@ -128,21 +133,26 @@ def pinned_context(host: str, port: int, pin: str) -> ssl.SSLContext:
 
 
 class _NotLetIn(Refused):
-    """The broker does not know the token."""
+    """The broker does not know the token, or not this version of MQTT."""
+
+    def __init__(self, text: str, protocol: MQTTProtocolVersion) -> None:
+        super().__init__(text)
+        self.protocol = protocol
 
 
 class _Claim:
     """A connection to the bootstrap listener."""
 
-    def __init__(self, host: str, port: int, token: ClaimToken) -> None:
+    def __init__(self, host: str, port: int, token: ClaimToken, protocol: MQTTProtocolVersion) -> None:
         self._token = token
         self._answers: queue.Queue[CertificateAnswer | ConnectionError | Refused] = queue.Queue()
         self._ready = threading.Event()
         self._refused = ""
         self._sender = Sender()
+        self._protocol = protocol
         context = pinned_context(host, port, token.pin)
         self._client = client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=token.id, protocol=mqtt.MQTTv5, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=token.id, protocol=protocol, reconnect_on_failure=False
         )
         client.tls_set_context(context)
         client.username_pw_set(token.id, token.secret)
@@ -157,13 +167,13 @@ class _Claim:
         client.loop_start()
 
     def __enter__(self) -> _Claim:
-        ready = self._ready.wait(_CONNECT_SECONDS)
+        ready = self._ready.wait(_ANSWER_SECONDS)
         if self._refused:
             self.__exit__()
-            raise _NotLetIn(self._refused)
+            raise _NotLetIn(self._refused, self._protocol)
         if not ready:
             self.__exit__()
-            raise ConnectionError("the broker does not answer")
+            raise _NotLetIn("the broker does not answer", other_protocol(self._protocol, None))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -188,6 +198,7 @@ class _Claim:
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
+            self._protocol = other_protocol(self._protocol, code)
             self._refused = (
                 "the fleet does not know this claim token: it was mistyped, has expired, or has done its work "
                 "(ask the operator for another)"
@@ -201,6 +212,8 @@ class _Claim:
         self._ready.set()
 
     def _on_message(self, _client: Any, _user: Any, message: mqtt.MQTTMessage) -> None:
+        if message.topic != topics.boot_down(self._token.id):
+            return  # whatever a broker of little care delivers here, it is no answer
         try:
             envelope = Envelope.read(bytes(message.payload), "answer")
             self._answers.put(CertificateAnswer.read(envelope.body, "answer"))

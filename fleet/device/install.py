@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from edge.fleet.device import trial
 from edge.fleet.device.download import Source, SourceMetadata, download
+from edge.fleet.device.mirror import Mirror, check_mirror
 from edge.fleet.device.models import MAX_ATTEMPTS, Candidate, Installed, ModelStore, Outcome
 from edge.fleet.device.trusted_metadata import TrustedModels, UntrustedUpdate
 from edge.fleet.gates import Gate, Measures, parse_gate
@@ -18,6 +20,8 @@ from edge.fleet.variant import Variant
 from edge.runtime.bundle import Bundle
 from edge.runtime.errors import BadFile, BadInput, EdgeError
 from edge.runtime.fields import Fields
+
+_log = logging.getLogger("edge.fleet.updates")
 
 DEFAULT_SAMPLES = 64
 MAX_SAMPLES = 1024
@@ -43,6 +47,7 @@ class UpdateJob:
         samples: inputs that shadow inference runs.
         activate_at: seconds since 1970; None: as soon as it is ready.
         rollback: an older version may replace a newer one, and no gate is asked: the operator takes the new one back.
+        mirror: HTTPS URL where files may be had too; "": none.
     """
 
     id: str
@@ -51,6 +56,7 @@ class UpdateJob:
     samples: int = DEFAULT_SAMPLES
     activate_at: float | None = None
     rollback: bool = False
+    mirror: str = ""
 
     @classmethod
     def read(cls, id: str, arguments: object) -> UpdateJob:
@@ -62,7 +68,7 @@ class UpdateJob:
         if not _JOB.fullmatch(id):
             raise BadFile(f"job {id[:60]!r}: not a job's id")
         where = f"job {id}"
-        defaults = {"gate": "", "samples": DEFAULT_SAMPLES, "activate_at": None, "rollback": False}
+        defaults = {"gate": "", "samples": DEFAULT_SAMPLES, "activate_at": None, "rollback": False, "mirror": ""}
         record = Fields({**defaults, **arguments} if isinstance(arguments, dict) else arguments, where)
         made = cls(
             id=id,
@@ -71,9 +77,12 @@ class UpdateJob:
             samples=record.integer("samples", 1, MAX_SAMPLES),
             activate_at=record.optional_number("activate_at", 0, 1e12),
             rollback=record.boolean("rollback"),
+            mirror=record.text("mirror", 500),
         )
         try:
             parse_gate(made.gate)
+            if made.mirror:
+                check_mirror(made.mirror)
         except BadInput as error:
             raise BadFile(f"{where}: {error}") from None
         return made
@@ -86,6 +95,7 @@ class UpdateJob:
             "samples": self.samples,
             "activate_at": self.activate_at,
             "rollback": self.rollback,
+            "mirror": self.mirror,
         }
 
 
@@ -167,7 +177,7 @@ class Installer:
                 if refusal is not None:
                     raise UntrustedUpdate(refusal)
                 report("downloading", "", {"bytes": float(variant.blob.length)})
-                self._bring(variant)
+                self._bring(variant, job.mirror)
             except (UntrustedUpdate, BadFile) as error:
                 return self._failed(model, job.id, str(error))
             report("verified", "", {})
@@ -233,10 +243,18 @@ class Installer:
             return f"{variant.path}: is older than version {active.version}, which is active"
         return None
 
-    def _bring(self, variant: Variant) -> None:
+    def _bring(self, variant: Variant, mirror: str) -> None:
         """Downloads the bundle and checks everything in it."""
-        target = self.store.file(variant.blob.sha256)
-        download(self._source, variant.blob, self.store.parts / variant.blob.sha256, target)
+        target, part = self.store.file(variant.blob.sha256), self.store.parts / variant.blob.sha256
+        if mirror:
+            source = Mirror(mirror, self._source, self.folder / "root.pem")
+            try:
+                download(source, variant.blob, part, target)
+            except UntrustedUpdate as error:  # the mirror's file is not the right one: the server's own may be
+                _log.warning("mirror %s: %s", mirror, error)
+            finally:
+                source.close()
+        download(self._source, variant.blob, part, target)
         try:
             with Bundle.open(target) as bundle:
                 bundle.verify()
@@ -267,8 +285,8 @@ class Installer:
             if gates or (state.active is not None and not job.rollback):
                 old = self.store.file(state.active.sha256) if state.active is not None else None
                 measures = self._compare(old, path, self.folder / "inputs" / model, job.samples)
-                metrics.update(_figures(measures))
-                _judge(gates, measures)
+                metrics.update(figures(measures))
+                judge(gates, measures)
         except (trial.Unhealthy, GateFailed, BadFile, BadInput) as error:
             return self.store.give_up(model, str(error), metrics)
         self.store.save(model, replace(state, candidate=replace(candidate, checked=True, attempts=0, metrics=metrics)))
@@ -304,12 +322,12 @@ class Installer:
         return outcome
 
 
-def _judge(gates: list[Gate], measures: Measures) -> None:
+def judge(gates: list[Gate], measures: Measures) -> None:
     failures = [failure for gate in gates for failure in gate.failures(measures)]
     if failures:
         inputs = f"{measures.samples} of its own inputs" if measures.source == "device" else "the reference inputs"
         raise GateFailed(f"gate, on {inputs}: {'; '.join(dict.fromkeys(failures))}")
 
 
-def _figures(measures: Measures) -> dict[str, float]:
+def figures(measures: Measures) -> dict[str, float]:
     return {name: float(value) for name, value in measures.to_dict().items() if isinstance(value, int | float)}

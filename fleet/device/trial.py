@@ -99,17 +99,17 @@ def health_of(path: Path) -> dict[str, float]:
     with load(path) as model:
         reference = _reference(path, model)
         if reference is None:
-            outputs = _outputs(model, [np.zeros(spec.shape, spec.dtype) for spec in model.inputs])
-            _check_finite(outputs)
+            outputs = outputs_of(model, [np.zeros(spec.shape, spec.dtype) for spec in model.inputs])
+            check_finite(outputs)
             return {"health_samples": 0.0, "health_max_error": 0.0, "health_seconds": 0.0}
         inputs, expected = reference
         worst = seconds = 0.0
         limit = _limit(model) * max(1.0, float(np.abs(expected).max(initial=0.0)))
         for index, (x, wanted) in enumerate(zip(inputs, expected, strict=True)):
             started = time.perf_counter()
-            outputs = _outputs(model, [x.reshape(model.inputs[0].shape)])
+            outputs = outputs_of(model, [x.reshape(model.inputs[0].shape)])
             seconds = max(seconds, time.perf_counter() - started)
-            _check_finite(outputs)
+            check_finite(outputs)
             found = outputs[0].astype(np.float64).reshape(-1)
             if found.shape != wanted.reshape(-1).shape:
                 raise Unhealthy(f"reference input {index}: gives {found.size} values, {wanted.size} are expected")
@@ -149,13 +149,13 @@ def _measure(old: Model | None, new: Model, samples: Sequence[Sample], source: s
     old_times: list[float] = []
     agreed = right = labelled = 0
     confidence = 0.0
-    _outputs(new, [samples[0].array])  # the first run of an engine sets it up
+    outputs_of(new, [samples[0].array])  # the first run of an engine sets it up
     for sample in samples:
         started = time.perf_counter()
-        output = _outputs(new, [sample.array])[0]
+        output = outputs_of(new, [sample.array])[0]
         times.append(time.perf_counter() - started)
-        _check_finite([output])
-        scores = _scores(output)
+        check_finite([output])
+        scores = scores_of(output)
         answer = int(scores.argmax())
         confidence += float(scores[answer])
         if sample.label is not None:
@@ -163,9 +163,9 @@ def _measure(old: Model | None, new: Model, samples: Sequence[Sample], source: s
             right += _is_label(new, answer, sample.label)
         if old is not None:
             started = time.perf_counter()
-            before = _outputs(old, [sample.array])[0]
+            before = outputs_of(old, [sample.array])[0]
             old_times.append(time.perf_counter() - started)
-            agreed += _label(old, int(before.reshape(-1).argmax())) == _label(new, answer)
+            agreed += label_of(old, int(before.reshape(-1).argmax())) == label_of(new, answer)
     classes = _classes(new)
     return Measures(
         samples=len(samples),
@@ -173,8 +173,8 @@ def _measure(old: Model | None, new: Model, samples: Sequence[Sample], source: s
         accuracy=right / labelled if labelled else None,
         agreement=agreed / len(samples) if old is not None and classes else None,
         confidence=confidence / len(samples) if classes else None,
-        latency_p95=_p95(times),
-        old_latency_p95=_p95(old_times) if old_times else None,
+        latency_p95=p95(times),
+        old_latency_p95=p95(old_times) if old_times else None,
     )
 
 
@@ -185,15 +185,15 @@ def _classes(model: Model) -> int:
     return classes if classes >= 2 and math.prod(shape) == classes else 0
 
 
-def _label(model: Model, index: int) -> str:
+def label_of(model: Model, index: int) -> str:
     return model.labels[index] if index < len(model.labels) else str(index)
 
 
 def _is_label(model: Model, index: int, label: str) -> bool:
-    return label in (_label(model, index), str(index))
+    return label in (label_of(model, index), str(index))
 
 
-def _scores(output: NDArray[Any]) -> NDArray[np.float64]:
+def scores_of(output: NDArray[Any]) -> NDArray[np.float64]:
     """Shares of the classes: as they are if they sum to 1, else their softmax."""
     import numpy as np
 
@@ -205,16 +205,16 @@ def _scores(output: NDArray[Any]) -> NDArray[np.float64]:
     return shares
 
 
-def _p95(times: Sequence[float]) -> float:
+def p95(times: Sequence[float]) -> float:
     return sorted(times)[min(len(times) - 1, math.ceil(0.95 * len(times)) - 1)]
 
 
-def _outputs(model: Model, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+def outputs_of(model: Model, arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], ...]:
     outputs = model(*arrays)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
-def _check_finite(outputs: Sequence[NDArray[Any]]) -> None:
+def check_finite(outputs: Sequence[NDArray[Any]]) -> None:
     import numpy as np
 
     for output in outputs:
@@ -231,8 +231,6 @@ def _limit(model: Model) -> float:
 
 def _reference(path: Path, model: Model) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Reference inputs and expected first outputs, one sample a row; None if the bundle holds none that fit."""
-    import numpy as np
-
     from edge.runtime.bundle import Bundle
 
     with Bundle.open(path) as bundle:
@@ -240,6 +238,17 @@ def _reference(path: Path, model: Model) -> tuple[NDArray[Any], NDArray[Any]] | 
         if name is None or len(model.inputs) != 1:
             return None
         data = bundle.read(name)
+    return read_reference(data, name, model)
+
+
+def read_reference(data: bytes, name: str, model: Model) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Reference inputs and expected first outputs in an `.npz`, one sample a row.
+
+    Raises:
+        Unhealthy: it holds something else, or what does not fit the model.
+    """
+    import numpy as np
+
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_REFERENCE_BYTES:

@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from edge.fleet.device.agent import Agent, Report
+from edge.fleet.device.board_update import BoardDevice, BoardUpdates
 from edge.fleet.device.home import Home
 from edge.fleet.device.install import Installer, UpdateJob
 from edge.fleet.device.models import ModelStore, Outcome
@@ -39,6 +41,7 @@ class MqttSource:
     def __init__(self, agent: Agent, seconds: float = _ANSWER_SECONDS) -> None:
         self._agent = agent
         self._seconds = seconds
+        self._asking = threading.Lock()
         self._came: queue.SimpleQueue[tuple[str, int, bytes]] = queue.SimpleQueue()
         agent.on_down("blob", self._chunk_came)
 
@@ -48,6 +51,10 @@ class MqttSource:
         Raises:
             NoAnswer: none came, though it was asked for several times.
         """
+        with self._asking:
+            return self._fetch(name, offset, length)
+
+    def _fetch(self, name: str, offset: int, length: int) -> bytes | None:
         for _ in range(_ATTEMPTS):
             if not self._agent.connected.wait(self._seconds):
                 continue
@@ -104,6 +111,17 @@ class Updates:
     def stop(self) -> None:
         self._stopped.set()
         self._wake.set()
+
+    def for_board(
+        self, folder: Path, open_device: Callable[[], BoardDevice], model_of: Callable[[Any], Any]
+    ) -> BoardUpdates:
+        """What installs on a board behind this device: over this device's connection, with what it trusts."""
+        trust = self._agent.home.folder / "trust"
+        return _TrustingBoardUpdates(self._first_root, folder, self._source, open_device, model_of, trust=trust)
+
+    def _first_root(self) -> None:
+        with self._lock:
+            self._trust()
 
     def _update(self, job: str, arguments: dict[str, Any], report: Report) -> None:
         update = UpdateJob.read(job, arguments)
@@ -166,6 +184,18 @@ class Updates:
         self._agent.report(f"job/{outcome.job}", body)
         self._agent.outbox.note_job(outcome.job, outcome.state)
         self._agent.inventory_changed()
+
+
+class _TrustingBoardUpdates(BoardUpdates):
+    """Sees to it that there is a trusted root before the first update."""
+
+    def __init__(self, first_root: Callable[[], None], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._first_root = first_root
+
+    def update(self, *arguments: Any, **options: Any) -> Outcome | None:
+        self._first_root()
+        return super().update(*arguments, **options)
 
 
 def with_models(home: Home, describe: Callable[[], Inventory]) -> Callable[[], Inventory]:

@@ -26,6 +26,7 @@ import base64
 import contextlib
 import getpass
 import hashlib
+import hmac
 import logging
 import os
 import random
@@ -81,6 +82,13 @@ def password_hash(secret: str) -> str:
     return f"$7${_ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
+def verify_password(secret: str, hashed: str) -> bool:
+    """Whether `password_hash` made `hashed` of this secret."""
+    _, _, iterations, salt, digest = hashed.split("$")
+    found = hashlib.pbkdf2_hmac("sha512", secret.encode(), base64.b64decode(salt), int(iterations))
+    return hmac.compare_digest(found, base64.b64decode(digest))
+
+
 def find_mosquitto() -> str | None:
     """The broker's program; Debian keeps it where an ordinary user's PATH does not look."""
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/opt/homebrew/sbin")
@@ -93,6 +101,40 @@ class Listeners:
     host: str
     port: int
     boot_port: int
+
+
+class BrokerFiles:
+    """What a broker has to know, in files of mosquitto's formats: ours reads them, another one's keeper may copy them.
+
+    broker.key and broker.pem are written by `Authority.broker_certificate`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write_rules(self, authorities: str) -> None:
+        """Puts the authorities (PEM), and who may say and hear what, in place: ca.pem, devices.acl, boot.acl."""
+        self.write("ca.pem", authorities.encode())
+        self.write("devices.acl", _DEVICE_RULES.encode())
+        self.write("boot.acl", _BOOT_RULES.encode())
+
+    def write_revocations(self, revocation_list: bytes) -> None:
+        """Puts a new revocation list in place, PEM: revoked.pem. It counts when the broker has read it again."""
+        self.write("revoked.pem", revocation_list)
+
+    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> None:
+        """Puts the claim tokens that are open in place: id and `password_hash` of each, in the file tokens."""
+        lines = []
+        for name, password in passwords:
+            if not is_token_id(name) or "\n" in password:
+                raise FleetError(f"{name[:40]!r}: not the id of a claim token")
+            lines.append(f"{name}:{password}\n")
+        self.write("tokens", "".join(lines).encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        with whole_file(self._folder / name) as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
 
 
 class Mosquitto:
@@ -116,6 +158,7 @@ class Mosquitto:
             raise FleetError("mosquitto is not installed: sudo apt install mosquitto, or name a broker with --broker")
         self._program = program
         self._folder = folder.resolve()
+        self._files = BrokerFiles(self._folder)
         self._listeners = listeners
         self._authorities = authorities
         self._process: subprocess.Popen[str] | None = None
@@ -124,31 +167,16 @@ class Mosquitto:
         self._supervisor: threading.Thread | None = None
         self.restarts = 0
 
-    def write_revocations(self, revocation_list: bytes) -> None:
-        """Puts a new revocation list in place, PEM; `reload` makes it count."""
-        self._write("revoked.pem", revocation_list)
-
-    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> None:
-        """Puts the claim tokens that are open in place: id and `password_hash` of each; `reload` makes them count."""
-        lines = []
-        for name, password in passwords:
-            if not is_token_id(name) or "\n" in password:
-                raise FleetError(f"{name[:40]!r}: not the id of a claim token")
-            lines.append(f"{name}:{password}\n")
-        self._write("tokens", "".join(lines).encode())
-
     def start(self) -> None:
         """Starts the broker and returns when it listens; from then on it is started again whenever it ends.
 
-        `write_revocations` and `write_tokens` have been called.
+        `BrokerFiles.write_revocations` and `write_tokens` have been called.
 
         Raises:
             FleetError: it does not come up: a port is taken, for example.
         """
-        self._write("ca.pem", self._authorities.encode())
-        self._write("devices.acl", _DEVICE_RULES.encode())
-        self._write("boot.acl", _BOOT_RULES.encode())
-        self._write("mosquitto.conf", self._configuration().encode())
+        self._files.write_rules(self._authorities)
+        self._files.write("mosquitto.conf", self._configuration().encode())
         self._end_leftover()
         for port in (self._listeners.port, self._listeners.boot_port):
             _refuse_taken(self._listeners.host, port)
@@ -194,7 +222,7 @@ class Mosquitto:
         )
         with self._lock:
             self._process = process
-        self._write("mosquitto.pid", f"{process.pid}\n".encode())
+        self._files.write("mosquitto.pid", f"{process.pid}\n".encode())
         complaints: list[str] = []
         threading.Thread(target=self._read_log, args=(process, complaints), name="broker log", daemon=True).start()
         deadline = time.monotonic() + _UP_SECONDS
@@ -283,11 +311,6 @@ use_username_as_clientid true
 acl_file {folder}/boot.acl
 max_connections 1000
 """
-
-    def _write(self, name: str, content: bytes) -> None:
-        with whole_file(self._folder / name) as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
 
     def _end_leftover(self) -> None:
         """Ends a broker of ours whose server was killed."""

@@ -54,7 +54,7 @@ def examine(folder: Path) -> list[Finding]:
 def _program() -> Finding:
     program = find_mosquitto()
     if program is None:
-        return Finding("mosquitto", False, "not installed: sudo apt install mosquitto")
+        return Finding("mosquitto", False, "not installed (only this machine can connect): sudo apt install mosquitto")
     said = subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout.splitlines()
     version = said[0].removeprefix("mosquitto version ").strip() if said else "unknown"
     numbers = version.split(".")

@@ -10,6 +10,7 @@ rest: it signs certificates, rewrites the broker's list of revocations and of to
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import ssl
@@ -19,13 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 import sqlalchemy as sa
 from paho.mqtt.enums import CallbackAPIVersion
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edge.fleet import topics
 from edge.fleet.errors import BadMessage, FleetError, Refused
@@ -33,11 +33,14 @@ from edge.fleet.identity import SERVER_ID
 from edge.fleet.messages import CertificateAnswer, CertificateRequest, Envelope, Job, Sender
 from edge.fleet.server import enrollment, registry, tables
 from edge.fleet.server.authority import Authority
-from edge.fleet.server.broker import Listeners, Mosquitto
+from edge.fleet.server.broker import BrokerFiles, Listeners, Mosquitto, find_mosquitto
 from edge.fleet.server.database import Database, Event, audit, set_setting, setting
 from edge.fleet.server.ingest import Ingest, Publication, Report
 from edge.fleet.server.state import Settings, State
 from edge.runtime.whole_file import whole_file
+
+if TYPE_CHECKING:
+    from edge.fleet.server.loopback_broker import Loopback
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -80,7 +83,9 @@ class Server:
         self.started_at = time.time()
         self.connected = threading.Event()
         self._sender = Sender()
-        self._mosquitto: Mosquitto | None = None
+        self._files = BrokerFiles(state.broker)
+        self._broker: Mosquitto | Loopback | None = None
+        self._protocol = mqtt.MQTTv5
         self._client: mqtt.Client
         self._stopping = threading.Event()
         self._signing = threading.Lock()
@@ -152,29 +157,39 @@ class Server:
 
     @property
     def broker_pid(self) -> int | None:
-        return self._mosquitto.pid if self._mosquitto else None
+        return self._broker.pid if self._broker else None
 
     @property
     def broker_restarts(self) -> int:
-        return self._mosquitto.restarts if self._mosquitto else 0
+        return self._broker.restarts if self._broker else 0
 
     def _start_broker(self, undo: contextlib.ExitStack) -> None:
         settings, folder = self.settings, self.state.broker
+        key = self.authority.broker_certificate(folder / "broker.key", folder / "broker.pem", settings.names)
+        with self.database.transaction() as connection:
+            set_setting(connection, "broker_key", key)
+        authorities = self.authority.root_pem + self.authority.issuing_pem
+        self._files.write_rules(authorities)
+        self._write_revocations()
+        self._write_tokens()
         if settings.broker:
+            # Its keeper gives it the files that were written here, and has it read them again when they change.
             url = urlsplit(settings.broker)
             if url.scheme != "mqtts" or not url.hostname:
                 raise FleetError(f"--broker {settings.broker}: a URL like mqtts://host:8883 (TLS with certificates)")
             self.address = BrokerAddress(url.hostname, url.port or 8883, settings.boot_port)
             return
-        key = self.authority.broker_certificate(folder / "broker.key", folder / "broker.pem", settings.names)
-        with self.database.transaction() as connection:
-            set_setting(connection, "broker_key", key)
         listeners = Listeners(settings.host, settings.port, settings.boot_port)
-        self._mosquitto = Mosquitto(folder, listeners, self.authority.root_pem + self.authority.issuing_pem)
-        self._write_revocations()
-        self._write_tokens()
-        self._mosquitto.start()
-        undo.callback(self._mosquitto.stop)
+        if find_mosquitto() is not None:
+            self._broker = Mosquitto(folder, listeners, authorities)
+        else:
+            from edge.fleet.server.loopback_broker import Loopback
+
+            settings = dataclasses.replace(settings, host="127.0.0.1")
+            self._broker = Loopback(folder, listeners)
+            self._protocol = mqtt.MQTTv311
+        self._broker.start()
+        undo.callback(self._broker.stop)
         local = settings.host not in ("", "0.0.0.0", "::")  # noqa: S104 (a comparison)
         self.address = BrokerAddress(settings.host if local else "127.0.0.1", settings.port, settings.boot_port)
 
@@ -186,11 +201,9 @@ class Server:
         with whole_file(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(identity)
-        self._client = client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=SERVER_ID, protocol=mqtt.MQTTv5, clean_session=None
-        )
+        self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=SERVER_ID, protocol=self._protocol)
         client.tls_set_context(self._trust(path))
-        client.reconnect_delay_set(1, 4 if self._mosquitto else 30)
+        client.reconnect_delay_set(1, 4 if self._broker else 30)
         client.max_inflight_messages_set(1000)
         client.max_queued_messages_set(20_000)
         client.on_connect = self._on_connect
@@ -216,8 +229,7 @@ class Server:
             _log.error("the broker refuses the server: %s", code)
             return
         # At most once is enough here: devices repeat what is not acknowledged, and it spares an answer a message.
-        options = SubscribeOptions(qos=0, retainAsPublished=True)
-        client.subscribe([(topics.EVERY_UP, options), (topics.EVERY_BOOT, options)])
+        client.subscribe([(topics.EVERY_UP, 0), (topics.EVERY_BOOT, 0)])
         self.connected.set()
         _log.info("connected to the broker at %s:%d", self.address.host, self.address.port)
 
@@ -313,8 +325,6 @@ class Server:
         self._end_session(event.subject)
 
     def _write_revocations(self) -> None:
-        if self._mosquitto is None:
-            return
         now = time.time()
         suspended = [device for device, until in self._suspended.items() if until > now]
         with self.database.transaction() as connection:
@@ -326,8 +336,8 @@ class Server:
             # Later than the last one by a second, and never in the future: several in a second begin in the past.
             issued_at = max(now - _HOUR, setting(connection, "revocation_list", 0.0) + 1)
             set_setting(connection, "revocation_list", issued_at)
-        self._mosquitto.write_revocations(self.authority.revocation_list(sorted(revoked.items()), issued_at))
-        self._mosquitto.reload()
+        self._files.write_revocations(self.authority.revocation_list(sorted(revoked.items()), issued_at))
+        self._reload()
 
     def _end_session(self, device: str) -> None:
         """Ends a device's session by taking it over: it would last until the connection breaks."""
@@ -338,7 +348,7 @@ class Server:
             with whole_file(path) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(self.authority.stand_in(device))
-            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=mqtt.MQTTv5)
+            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=self._protocol)
             client.tls_set_context(self._trust(path))
             client.on_connect = lambda *_: ended.set()
             client.connect(self.address.host, self.address.port)
@@ -368,12 +378,14 @@ class Server:
         self._write_revocations()
 
     def _write_tokens(self) -> None:
-        if self._mosquitto is None:
-            return
         with self.database.reading() as connection:
             tokens = sorted(enrollment.open_tokens(connection))
-        self._mosquitto.write_tokens(tokens)
-        self._mosquitto.reload()
+        self._files.write_tokens(tokens)
+        self._reload()
+
+    def _reload(self) -> None:
+        if self._broker is not None:
+            self._broker.reload()
 
     # Jobs.
 

@@ -4,13 +4,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from edge.sdk.options import debug_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from edge.fleet.inventory import Inventory
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _BOOT_PORT = 8884
@@ -37,6 +41,13 @@ def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
     if not all(labels.values()):
         raise click.BadParameter("like building=7", ctx, param)
     return labels
+
+
+def _boards(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    found = dict(item.partition("=")[::2] for item in value)
+    if len(found) != len(value) or not all(name and address for name, address in found.items()):
+        raise click.BadParameter("like mic1=/dev/ttyUSB0, each name once", ctx, param)
+    return found
 
 
 @click.command("enroll", short_help="Join a fleet with a claim token.")
@@ -111,29 +122,72 @@ def enroll(
 @click.command("run", short_help="Run the device's agent.")
 @click.option("--heartbeat", type=click.FloatRange(min=0.1), default=30, show_default=True, metavar="SECONDS")
 @click.option("--sensor", "sensors", multiple=True, metavar="NAME", help="A sensor that the kernel does not know.")
+@click.option(
+    "--board",
+    "boards",
+    multiple=True,
+    metavar="NAME=ADDRESS",
+    callback=_boards,
+    help="A board, as mic1=/dev/ttyUSB0; needs edge-deploy[firmware].",
+)
+@click.option(
+    "--board-key",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of the owner's key; boards get no models without it.",
+)
 @click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
 @home_option
 @debug_option
-def run(heartbeat: float, sensors: tuple[str, ...], log: str, log_format: str | None, home: Path | None) -> None:
-    """Keep this device connected to its fleet until Ctrl-C or SIGTERM: report, and do what the operator asks."""
+def run(
+    heartbeat: float,
+    sensors: tuple[str, ...],
+    boards: dict[str, str],
+    board_key: Path | None,
+    log: str,
+    log_format: str | None,
+    home: Path | None,
+) -> None:
+    """Keep this device connected to its fleet until Ctrl-C or SIGTERM: report, and do what the operator asks.
+
+    Boards that are attached to it become devices of their own, THISDEVICE.NAME, once the operator has approved them.
+    """
     from edge.fleet.device.agent import Agent
+    from edge.fleet.device.bridge_board import BridgeBoard, open_bridge
     from edge.fleet.device.describe import linux_inventory
+    from edge.fleet.device.gateway import Gateway
     from edge.fleet.device.updates import Updates, with_models
     from edge.fleet.logs import log_to_stderr
 
     log_to_stderr(log, None if log_format is None else log_format == "json")
     place = _home(home)
     labels = place.labels()
-    agent = Agent(place, with_models(place, lambda: linux_inventory(labels, sensors)), heartbeat, _load)
+    attached: list[str] = []
+
+    def describe() -> "Inventory":
+        return replace(linux_inventory(labels, sensors), boards=tuple(attached))
+
+    agent = Agent(place, with_models(place, describe), heartbeat, _load)
     updates = Updates(agent)
+    bridges = [
+        BridgeBoard(name, place.folder / "boards" / name, open_bridge(address, board_key), updates.for_board)
+        for name, address in boards.items()
+    ]
+    gateway = Gateway(agent, bridges, heartbeat)
+    attached.extend(gateway.ids)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: agent.stop())
     updates.start()
+    if bridges:
+        gateway.start()
     try:
         agent.run()
     finally:
         updates.stop()
+        for bridge in bridges:
+            bridge.stop()
+        if bridges:
+            gateway.stop()
 
 
 def _load() -> dict[str, float | int | str | bool]:

@@ -232,6 +232,7 @@ def keys(rotate: str | None, yes: bool, media: tuple[Path, ...], state: Path, as
 @click.option("--pause-on-success", is_flag=True, help="Wait for 'rollout resume' after each phase.")
 @click.option("--activate-at", type=Moment(), metavar="TIME", help="Download and try now, activate at this time.")
 @click.option("--timeout", type=Duration(), default="1d", show_default=True, help="For a device, then it is silent.")
+@click.option("--mirror", default="", metavar="URL", help="HTTPS copy of the folder models/, for large files.")
 @click.option("--dry-run", is_flag=True, help="Show who would get what, and start nothing.")
 @state_option
 @json_option
@@ -266,6 +267,7 @@ def deploy(model: str, state: Path, as_json: bool, dry_run: bool, **given: Any) 
             pause_on_success=given["pause_on_success"],
             activate_at=moment,
             timeout=given["timeout"],
+            mirror=given["mirror"],
         )
         rollouts = Rollouts(database, selector(database))
         if dry_run:

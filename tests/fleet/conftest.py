@@ -61,19 +61,24 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def empty_postgres(postgres: str) -> str:
+    """The URL of an empty database in PostgreSQL."""
+    import psycopg
+
+    name = f"t{os.urandom(6).hex()}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type,unused-ignore]
+    return postgres.replace("/postgres?", f"/{name}?")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """An empty registry, in SQLite and in PostgreSQL."""
     if request.param == "sqlite":
         url: str | Path = tmp_path / "registry.sqlite"
     else:
-        import psycopg
-
-        base = request.getfixturevalue("postgres")
-        name = f"t{abs(hash(request.node.nodeid)) % 10**9}"
-        with psycopg.connect(base, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type,unused-ignore]
-        url = base.replace("/postgres?", f"/{name}?")
+        url = request.getfixturevalue("empty_postgres")
     database = Database(url)
     yield database
     database.close()

@@ -62,6 +62,7 @@ class Client:
         certificate: file with its key and certificate, if it has one.
         name: the client id that it *says*.
         login: user name and password, if it has them.
+        protocol: the version of MQTT.
     """
 
     def __init__(
@@ -71,13 +72,14 @@ class Client:
         certificate: Path | None = None,
         name: str = "",
         login: tuple[str, str] | None = None,
+        protocol: Any = mqtt.MQTTv5,
     ) -> None:
         self.connected = threading.Event()
         self.disconnected = threading.Event()
         self.refused: object = None
         self.messages: queue.Queue[mqtt.MQTTMessage] = queue.Queue()
         self._answers: queue.Queue[tuple[int, Any]] = queue.Queue()
-        self.mqtt = client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        self.mqtt = client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=name, protocol=protocol)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -16,7 +16,7 @@ import pytest
 
 from edge.fleet.errors import FleetError
 from edge.fleet.server.authority import Authority
-from edge.fleet.server.broker import Listeners, Mosquitto, password_hash
+from edge.fleet.server.broker import BrokerFiles, Listeners, Mosquitto, password_hash
 from tests.fleet.lab import Client, free_ports, identity, needs_mosquitto, until
 
 pytestmark = needs_mosquitto
@@ -30,10 +30,11 @@ class Lab:
         self.authority = Authority(folder / "ca")
         self.authority.broker_certificate(folder / "broker/broker.key", folder / "broker/broker.pem")
         self.port, self.boot_port = free_ports(2)
+        self.files = BrokerFiles(folder / "broker")
         self.broker = self.another_broker()
         self.began = time.time() - 3000
         self.revoke()
-        self.broker.write_tokens([("tabcdefghijk2", password_hash("secret"))])
+        self.files.write_tokens([("tabcdefghijk2", password_hash("secret"))])
         self.broker.start()
         server = folder / "server.pem"
         server.write_bytes(self.authority.service()[0])
@@ -47,9 +48,7 @@ class Lab:
 
     def revoke(self, *serials: str) -> None:
         self.began += 1
-        self.broker.write_revocations(
-            self.authority.revocation_list([(one, self.began) for one in serials], self.began)
-        )
+        self.files.write_revocations(self.authority.revocation_list([(one, self.began) for one in serials], self.began))
         self.broker.reload()
 
     def client(self, certificate: Path | None, name: str = "", **more: object) -> Client:
@@ -198,13 +197,13 @@ def test_tokens_come_and_go(lab: Lab) -> None:
         return Client(lab.boot_port, lab.authority.root_pem, None, "", (name, "secret")).got_in()
 
     assert gets_in("tabcdefghijk2")
-    lab.broker.write_tokens([("tnew222222222", password_hash("secret"))])
+    lab.files.write_tokens([("tnew222222222", password_hash("secret"))])
     lab.broker.reload()
     until(lambda: gets_in("tnew222222222"))
     assert not gets_in("tabcdefghijk2")
     for name in ("x:y", "attic", "tabcdefghijk2\nevil"):
         with pytest.raises(FleetError):
-            lab.broker.write_tokens([(name, "x")])
+            lab.files.write_tokens([(name, "x")])
 
 
 def test_an_oversized_message_ends_the_connection_and_nobody_elses(lab: Lab) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
 
@@ -25,6 +27,7 @@ from edge.fleet.messages import CertificateRequest, JobReport, Sender
 from edge.fleet.server import enrollment, ingest, registry, tables
 from edge.fleet.server.audit import entries
 from edge.fleet.server.authority import Authority
+from edge.fleet.server.broker import Listeners, Mosquitto
 from edge.fleet.server.database import setting
 from edge.fleet.server.services import Server, running_pid
 from edge.fleet.server.state import State
@@ -39,11 +42,13 @@ INVENTORY = Inventory(arch="aarch64", cores=4, sensors=("microphone",))
 class Fleet:
     """A server in this process, and devices in threads."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self.folder = folder
         self.state = State.create(folder / "fleet")
         port, boot_port = free_ports(2)
-        settings = dataclasses.replace(self.state.settings(), host="127.0.0.1", port=port, boot_port=boot_port)
+        settings = dataclasses.replace(
+            self.state.settings(), host="127.0.0.1", port=port, boot_port=boot_port, database=database
+        )
         self.state.save(settings)
         self.server = self.start()
         self._agents: list[tuple[Agent, threading.Thread]] = []
@@ -72,7 +77,7 @@ class Fleet:
     def home(self, name: str) -> Home:
         return Home(self.folder / name)
 
-    def enroll(self, home: Home, token: ClaimToken, device: str = "", wait: float | None = 10) -> Place | None:
+    def enroll(self, home: Home, token: ClaimToken, device: str = "", wait: float | None = 20) -> Place | None:
         boot_port = self.server.address.boot_port
         return enroll(home, token, "127.0.0.1", boot_port, INVENTORY, device, wait)
 
@@ -521,3 +526,80 @@ def test_devices_come_back_after_a_restart_of_the_server(fleet: Fleet) -> None:
     agent.telemetry({"meanwhile": 1})
     fleet.start()
     until(lambda: fleet.reports("attic", "hello") >= 1 and len(agent.outbox) <= 2, 30)
+
+
+def test_the_same_fleet_on_postgresql(tmp_path: Path, empty_postgres: str) -> None:
+    fleet = Fleet(tmp_path, empty_postgres)
+    try:
+        home = fleet.member("attic")
+        agent = fleet.run(home)
+        until(lambda: fleet.reports("attic") >= 3 and fleet.is_online("attic"))
+        with fleet.database.transaction() as connection:
+            version = registry.set_desired(connection, "attic", {"rate": 5}, "ana@desk")
+        until(lambda: fleet.device("attic")["reported_version"] == version)
+        fleet.server.stop()
+        agent.telemetry({"meanwhile": 1})
+        fleet.start()
+        until(lambda: len(agent.outbox) <= 2, 30)
+        client = fleet.client(home, "attic")
+        fleet.revoke("attic")
+        until(lambda: not fleet.client(home).got_in())
+        client.close()
+        assert not (fleet.state.folder / "registry.sqlite").exists()
+    finally:
+        fleet.stop()
+
+
+def test_another_broker_with_the_files_that_were_written_for_it(fleet: Fleet) -> None:
+    """A mosquitto that the server did not start, as one on another machine."""
+    home = fleet.member("attic")
+    settings = fleet.state.settings()
+    fleet.server.stop()
+    other_folder = fleet.folder / "elsewhere"
+    shutil.copytree(fleet.state.broker, other_folder)
+    authority = fleet.server.authority
+    listeners = Listeners("127.0.0.1", settings.port, settings.boot_port)
+    other = Mosquitto(other_folder, listeners, authority.root_pem + authority.issuing_pem)
+    other.start()
+    try:
+        fleet.state.save(dataclasses.replace(settings, broker=f"mqtts://localhost:{settings.port}"))
+        fleet.start()
+        assert fleet.server.broker_pid is None
+        agent = fleet.run(home)
+        until(lambda: fleet.reports("attic") >= 2)
+        fleet.revoke("attic")
+        # The list of revocations is the other broker's keeper's to bring; what the device says no longer counts.
+        until(lambda: not fleet.is_online("attic"))
+        reports, refused = fleet.reports("attic"), fleet.server.ingest.counts.refused
+        until(lambda: fleet.server.ingest.counts.refused > refused)
+        assert fleet.reports("attic") == reports
+        agent.stop()
+        fleet.server.stop()
+        fleet.state.save(settings)
+    finally:
+        other.stop()
+    fleet.start()
+
+
+def test_without_mosquitto_a_first_try_on_loopback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.fleet.server.services.find_mosquitto", lambda: None)
+    fleet = Fleet(tmp_path)
+    try:
+        home = fleet.member("attic")
+        fleet.run(home)
+        until(lambda: fleet.reports("attic") >= 2 and fleet.is_online("attic"))
+        root, port = fleet.server.authority.root_pem, fleet.server.address.port
+        cellar = fleet.member("cellar")
+        client = Client(port, root, cellar.identity, "cellar", protocol=mqtt.MQTTv311)
+        assert client.got_in() and client.subscribe("f/v1/cellar/down/#")
+        assert not client.subscribe("f/v1/attic/down/#")
+        client.publish("f/v1/attic/up/tel", Sender().wrap({"values": {"forged": 1}}).encode())
+        assert not Client(port, root, cellar.identity, "attic", protocol=mqtt.MQTTv311).got_in()
+        assert not Client(port, root, None, "attic", protocol=mqtt.MQTTv311).got_in()
+        fleet.revoke("cellar")
+        until(lambda: not Client(port, root, cellar.identity, "cellar", protocol=mqtt.MQTTv311).got_in())
+        query = sa.select(tables.reports.c.body).where(tables.reports.c.body.contains("forged"))
+        with fleet.database.reading() as connection:
+            assert connection.execute(query).all() == []
+    finally:
+        fleet.stop()

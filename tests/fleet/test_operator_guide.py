@@ -128,7 +128,7 @@ def test_the_guide_works_from_its_first_command_to_its_last(tmp_path: Path, digi
 @pytest.mark.parametrize("group", ["fleet", "device"])
 def test_every_command_is_in_the_reference(group: str) -> None:
     text = (ROOT / "docs" / "cli.md").read_text().partition(f"\n## edge {group}\n")[2].partition("\n## ")[0]
-    listed = set(re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in text.splitlines() if "|" in line)))
+    listed = set(re.findall(r"`([\w-]+)`", " ".join(line.split("|")[1] for line in text.splitlines() if "|" in line)))
 
     with click.Context(cli) as ctx:
         command = cli.get_command(ctx, group)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from edge.fleet.server.updates.rollout import Rollouts
 from edge.fleet.server.updates.selection import selector
 from edge.fleet.server.updates.service import Updates as ServerUpdates
 from edge.fleet.server.updates.service import open_source
+from edge.fleet.server.updates.source import Source
+from edge.fleet.variant import Variant
 from edge.runtime import load
 from edge.runtime.bundle import Bundle
 from tests.fleet.lab import free_ports, needs_mosquitto, until
-from tests.fleet.remade import remade
+from tests.fleet.remade import remade, with_entry
 
 pytestmark = needs_mosquitto
 
@@ -56,10 +58,14 @@ class UpdatingFleet:
 
     def start(self) -> None:
         self.server = Server(self.state, self.state.settings())
-        self.server.extensions = (ServerUpdates,)
+        self.server.extensions = (self._extend,)
         self.server.start()
         self.database = self.server.database
         self.rollouts = Rollouts(self.database, selector(self.database))
+
+    def _extend(self, server: Server) -> None:
+        self.updates = ServerUpdates(server)
+        self.source = self.updates._source
 
     def stop(self) -> None:
         for agent, _ in self._agents:
@@ -169,3 +175,76 @@ def test_chunks_are_for_whoever_asks_and_only_what_is_published(
     assert root == open_source(fleet.state).repository.read("1.root.json")
     assert source.fetch("9.root.json", 0, 1000) is None
     assert source.fetch("0" * 64, 0, 1000) is None
+
+
+class Hostile:
+    """Stands where the server's source stands: what a thief of the server, or of the broker, could give."""
+
+    def __init__(self, source: Source, attack: Callable[[str, int, bytes | None], bytes | None]) -> None:
+        self.source, self.attack, self.repository, self.store = source, attack, source.repository, source.store
+
+    def fetch(self, name: str, offset: int, length: int) -> bytes | None:
+        return self.attack(name, offset, self.source.fetch(name, offset, length))
+
+
+def test_attacks_over_the_broker(fleet: UpdatingFleet, digits_bundle: Path, tmp_path: Path) -> None:
+    """A tampered chunk, metadata that are replayed, mixed or of other keys, a signed bundle with a path in it."""
+    fleet.publish(remade(digits_bundle, tmp_path / "old.edge", name="kws", version="1.0"))
+    attic = fleet.updating("attic")
+    honest = fleet.source
+    names = [path.name for path in honest.repository.metadata.iterdir()]
+    old = {name: honest.repository.read(name) for name in names}
+
+    def deploy(version: str) -> dict[str, Any]:
+        id = fleet.rollouts.create(Plan("kws", version), "ana@desk")
+        until(lambda: fleet.rollouts.show(id)["state"] in ("done", "aborted"), 60)
+        return fleet.rollouts.show(id)
+
+    assert deploy("1.0")["state"] == "done"
+    fleet.publish(remade(digits_bundle, tmp_path / "new.edge", name="kws", version="2.0", license="MIT"))
+    forger = open_source(State.create(tmp_path / "forger"))
+    newest = max(names, key=lambda name: (name.endswith("targets.json"), name))
+    listed = {path.name for path in honest.repository.metadata.iterdir()} - set(names)
+    targets = max(name for name in listed if name.endswith("targets.json"))
+
+    def tampered(name: str, offset: int, data: bytes | None) -> bytes | None:
+        return data[:-1] + bytes([data[-1] ^ 1]) if data and len(name) == 64 else data
+
+    def frozen(name: str, offset: int, data: bytes | None) -> bytes | None:
+        return old.get(name, data) if len(name) < 64 else data
+
+    def mixed(name: str, offset: int, data: bytes | None) -> bytes | None:
+        return old[newest] if name == targets else data
+
+    def forged(name: str, offset: int, data: bytes | None) -> bytes | None:
+        return forger.fetch(name, offset, 60_000) if name == "timestamp.json" else data
+
+    def oversized(name: str, offset: int, data: bytes | None) -> bytes | None:
+        return b"[" * 60_000 if name == "timestamp.json" else data
+
+    for attack, told in (
+        (frozen, "is not among the models that are signed for"),
+        (mixed, "is not the file that is signed for"),
+        (forged, "is signed with 0 of the timestamp keys"),
+        (oversized, "60,000 bytes where 49,152 were asked"),
+        (tampered, "does not have the hash that is signed for"),
+    ):
+        fleet.updates._source = Hostile(honest, attack)  # type: ignore[assignment]
+        shown = deploy("2.0")
+        assert shown["state"] == "aborted" and told in shown["problems"][0]["detail"], (attack, shown["problems"])
+        assert _version(attic) == "1.0"
+    fleet.updates._source = honest
+    assert deploy("2.0")["state"] == "done" and _version(attic) == "2.0"
+
+    # What a device has seen, it does not forget.
+    fleet.updates._source = Hostile(honest, frozen)  # type: ignore[assignment]
+    shown = deploy("1.0")
+    assert "this device has seen" in shown["problems"][0]["detail"] and _version(attic) == "2.0"
+    fleet.updates._source = honest
+
+    path = with_entry(tmp_path / "new.edge", tmp_path / "path.edge", "../../../x")
+    variant = Variant("kws", "3.0", "bundle", 9, "bundle", honest.store.add(path), engines=("core",))
+    honest.repository.publish([variant])
+    publish_model(fleet.database, [variant], {}, "ana@desk")
+    shown = deploy("3.0")
+    assert "../../../x" in shown["problems"][0]["detail"] and _version(attic) == "2.0"

@@ -20,6 +20,8 @@ MAX_STEPS = 32
 
 _STEP = re.compile(r"(?:([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,3})?)%)")
 
+_MIRROR = re.compile(r"https://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9._~/-]{0,200})?")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -53,6 +55,7 @@ class Plan:
         samples: inputs that shadow inference runs on each device.
         pause_on_success: stop after each phase until `resume`.
         activate_at: when devices activate it, in seconds since 1970; they download and try it before. None: at once.
+        mirror: HTTPS URL of a copy of the server's store; "": none.
         timeout: seconds after which a device that has not come to an end counts as silent, a failure.
     """
 
@@ -68,6 +71,7 @@ class Plan:
     pause_on_success: bool = False
     activate_at: float | None = None
     timeout: float = DAY
+    mirror: str = ""
 
     def __post_init__(self) -> None:
         parse_gate(self.gate)
@@ -78,6 +82,8 @@ class Plan:
                 raise BadInput(f"device {shown(device)}: not a device's id")
         if not 0 < len(self.steps) <= MAX_STEPS:
             raise BadInput(f"phases: expected 1 to {MAX_STEPS}, found {len(self.steps)}")
+        if self.mirror and not _MIRROR.fullmatch(self.mirror):
+            raise BadInput(f"mirror {shown(self.mirror)}: expected https://host/path")
         for name in ("abort_over", "success"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name}: expected a share from 0 to 1, found {getattr(self, name)}")

@@ -379,7 +379,13 @@ class Rollouts:
         )
         now = self._now()
         deadline = max(now, plan.activate_at or 0) + plan.timeout
-        arguments = {"gate": plan.gate, "samples": plan.samples, "activate_at": plan.activate_at, "rollback": False}
+        arguments = {
+            "gate": plan.gate,
+            "samples": plan.samples,
+            "activate_at": plan.activate_at,
+            "rollback": False,
+            "mirror": plan.mirror,
+        }
         queued, changed = [], []
         for device, target in connection.execute(query).all():
             job = _new_job()

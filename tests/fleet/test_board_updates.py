@@ -1,0 +1,172 @@
+"""Updates of a board over its link: the real firmware, built for this machine, behind the real TUF repository."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tuf")
+pytest.importorskip("edge.firmware_bridge.device", reason="the firmware bridge is not in this tree")
+
+from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
+
+from edge.fleet.device.board_update import BoardUpdates
+from edge.fleet.device.bridge_board import BridgeBoard
+from edge.fleet.device.install import UpdateJob
+from edge.fleet.device.trusted_metadata import TrustedModels
+from edge.fleet.server.updates.repository import ModelRepository
+from edge.fleet.server.updates.source import Source
+from edge.fleet.server.updates.store import BlobStore
+from edge.fleet.variant import Blob, Variant
+
+
+class Fleet:
+    """A source, and a board that is started anew on its storage each time its link is opened."""
+
+    def __init__(self, folder: Path, make: Callable[..., Any], key: Any, program: str) -> None:
+        from tests.firmware_bridge.host_board import write_storage
+
+        from tests.runtime.programs import program_folder
+
+        self.folder, self.owner, self._start = folder, key, make
+        self.pte = (program_folder() / program).read_bytes()
+        self.source = Source(ModelRepository.create(folder / "tuf"), BlobStore(folder / "store"))
+        self.storage = write_storage(folder / "board.bin", key, self.image(3))
+        TrustedModels.provision(folder / "device" / "trust", self.source.repository.trusted_root())
+        self.updates = self.make(self.source)
+
+    def make(self, source: Any, **options: Any) -> BoardUpdates:
+        from edge.firmware_bridge.remote_model import model_of
+
+        trust = self.folder / "device" / "trust"
+        return BoardUpdates(self.folder / "device", source, self.open, model_of, trust=trust, **options)
+
+    def open(self) -> Any:
+        return self._start(storage=self.storage)
+
+    def image(self, sequence: int, **fields: Any) -> bytes:
+        from edge.firmware_bridge.slot_image import slot_image
+
+        fields.setdefault("target", "host")
+        key = fields.pop("key", self.owner)
+        return slot_image(self.pte, key, sequence=sequence, name="kws", version=f"{sequence}.0", **fields)
+
+    def reference(self, shift: float = 0.0) -> bytes:
+        """Inputs, and what the core makes of them here."""
+        from edge.runtime.backends.core import open as open_core
+
+        session = open_core(self.pte, 1)
+        shape = session.inputs[0].shape
+        rng = np.random.default_rng(0)
+        inputs = [rng.standard_normal(shape).astype(np.float32) for _ in range(4)]
+        outputs = [np.array(session.run([x])[0]).reshape(-1) + shift for x in inputs]
+        buffer = io.BytesIO()
+        np.savez(buffer, inputs=np.stack(inputs), outputs=np.stack(outputs))
+        return buffer.getvalue()
+
+    def publish(self, sequence: int, image: bytes | None = None, shift: float = 0.0, gate: str = "") -> str:
+        blob = self.source.store.add_bytes(image or self.image(sequence))
+        reference: Blob = self.source.store.add_bytes(self.reference(shift))
+        variant = Variant(
+            "kws", f"{sequence}.0", "host", sequence, "image", blob, target="host", gate=gate, reference=reference
+        )
+        self.source.repository.publish([variant])
+        return variant.path
+
+    def runs(self) -> int:
+        device = self.open()
+        sequence = int(device.info.running_sequence)
+        device.close()
+        return sequence
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, start: Callable[..., Any], owner: Any) -> Fleet:  # noqa: F811
+    return Fleet(tmp_path, start, owner, "mlp.pte")
+
+
+def test_a_board_gets_its_next_model(fleet: Fleet) -> None:
+    steps: list[str] = []
+    assert fleet.runs() == 3
+    path = fleet.publish(4, gate="agreement>=0.9|latency_p95<10s")
+    outcome = fleet.updates.update(UpdateJob("j1", path), lambda state, detail, metrics: steps.append(state))
+    assert outcome is not None and outcome.state == "active", outcome
+    assert steps == ["downloading", "verified"] and outcome.metrics["agreement"] == 1.0
+    assert fleet.runs() == 4
+    again = fleet.updates.update(UpdateJob("j2", path))
+    assert again is not None and again.state == "active"
+
+
+def test_one_that_answers_wrongly_is_taken_back(fleet: Fleet) -> None:
+    outcome = fleet.updates.update(UpdateJob("j1", fleet.publish(4, shift=100.0)))
+    assert outcome is not None and outcome.state == "rolled-back" and "is off by" in outcome.detail
+    assert fleet.runs() == 3
+
+
+def test_one_that_fails_its_gate_is_taken_back(fleet: Fleet) -> None:
+    outcome = fleet.updates.update(UpdateJob("j1", fleet.publish(4), gate="latency_p95<1us"))
+    assert outcome is not None and outcome.state == "rolled-back"
+    assert outcome.detail.startswith("gate, on the reference inputs: latency_p95 is")
+    assert fleet.runs() == 3
+
+
+def test_what_the_board_itself_refuses(fleet: Fleet) -> None:
+    from edge.firmware_bridge.signature import FirmwareKey
+
+    for number, image in enumerate(
+        (fleet.image(4, key=FirmwareKey.generate()), fleet.image(2), fleet.image(4, target="cortex-m0"))
+    ):
+        path = fleet.publish(10 + number, image)
+        outcome = fleet.updates.update(UpdateJob(f"j{number}", path))
+        assert outcome is not None and outcome.state == "failed" and outcome.detail, outcome
+        assert fleet.runs() == 3
+
+
+def test_what_is_no_image_or_was_changed_on_the_way(fleet: Fleet) -> None:
+    blob = fleet.source.store.add_bytes(b"x" * 100)
+    program = Variant("kws", "9.0", "pte", 9, "program", blob)
+    fleet.source.repository.publish([program])
+    outcome = fleet.updates.update(UpdateJob("j1", program.path))
+    assert outcome is not None and "a board takes nothing else" in outcome.detail
+    path = fleet.publish(4)
+
+    class Tampering:
+        def fetch(self, name: str, offset: int, length: int) -> bytes | None:
+            data = fleet.source.fetch(name, offset, length)
+            return data[:-1] + b"?" if data and len(name) == 64 else data
+
+    outcome = fleet.make(Tampering()).update(UpdateJob("j2", path))
+    assert outcome is not None and "does not have the hash that is signed for" in outcome.detail
+    outcome = fleet.make(fleet.source, withdrawn=lambda job: True).update(UpdateJob("j3", path))
+    assert outcome is not None and outcome.detail == "cancelled by the operator" and fleet.runs() == 3
+
+
+def test_the_operator_takes_it_back(fleet: Fleet) -> None:
+    first, second = fleet.publish(3), fleet.publish(4)
+    outcome = fleet.updates.update(UpdateJob("j1", second))
+    assert outcome is not None and outcome.state == "active" and fleet.runs() == 4
+    outcome = fleet.updates.update(UpdateJob("j2", first, rollback=True))
+    assert outcome is not None and outcome.state == "active" and fleet.runs() == 3
+    third = fleet.publish(5)
+    outcome = fleet.updates.update(UpdateJob("j3", third, rollback=True))
+    assert outcome is not None and outcome.state == "failed"
+
+
+def test_a_board_as_its_gateway_presents_it(fleet: Fleet) -> None:
+    reports: list[Any] = []
+    board = BridgeBoard("mic1", fleet.folder / "device", fleet.open, lambda *_: fleet.updates)
+    inventory = board.inventory()
+    assert (inventory.kind, inventory.target, inventory.models[0].version) == ("microcontroller", "host", "3.0")
+    assert inventory.models[0].sha256 == "" and board.measure()["running_sequence"] == 3
+    board.do("j1", "model.update", {"target": fleet.publish(4)}, reports.append)
+    assert [report.state for report in reports] == ["downloading", "verified", "active"]
+    (model,) = board.inventory().models
+    assert fleet.updates.last is not None
+    assert model.version == "4.0" and model.sha256 == fleet.updates.last[1]
+    board.do("j2", "dance", {}, reports.append)
+    assert reports[-1].state == "failed"
