@@ -314,7 +314,7 @@ def rebuild(sparql: str, state: Path) -> None:
     """
     with _semantics(state, sparql) as semantics:
         if not semantics.kept:
-            raise EdgeError("the running fleet has the store open: stop 'edge fleet up' first")
+            raise EdgeError(f"{state}: another command has the semantic store open: try again when it has ended")
         semantics.projection.rebuild(semantics.registry)
         count = len(semantics.store.names())
     click.echo(f"{count:,} graphs")

@@ -51,6 +51,10 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
         signal.signal(number, lambda *_: ended.set())
     server = Server(place, settings)
     server.extensions = (*server.extensions, Updates)
+    if settings.sparql:
+        from edge.fleet.server.semantic.service import EndpointFollower
+
+        server.extensions = (*server.extensions, EndpointFollower)
     server.start()
     stop_metrics = None
     try:

@@ -130,7 +130,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], int]:
     """
     numbers = re.match(r"v?([0-9]{1,9}(?:\.[0-9]{1,9})*)", version)
     if numbers is None:
-        return (), 0
+        return (), -2
     parts = [int(part) for part in numbers[1].split(".")]
     while parts and parts[-1] == 0:
         parts.pop()

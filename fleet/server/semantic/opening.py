@@ -24,7 +24,7 @@ class Semantics:
     """The projection of one fleet, beside its registry.
 
     The store is the endpoint that the fleet's settings or `sparql` name, else the folder `semantic/store`. A folder
-    that another process has open (the running fleet) is not waited for: the projection is then made in memory.
+    that another process has open (another command) is not waited for: the projection is then made in memory.
     """
 
     def __init__(self, state: State, database: Database, sparql: str = "") -> None:
@@ -37,7 +37,7 @@ class Semantics:
 
     @property
     def kept(self) -> bool:
-        """Whether the store outlives this process: False for one in memory, beside a running fleet."""
+        """Whether the store outlives this process: False for one in memory, beside another command."""
         return not isinstance(self.store, LocalStore) or self.store.on_disk
 
     @property

@@ -57,7 +57,9 @@ class Projection:
         if event.id <= self._cursor:
             return False
         graph = self._graph_of(event)
-        if graph is not None:
+        if graph is None:
+            self.store.mark(event.id)
+        else:
             self.store.replace(graph, self._triples(event.kind, event.subject, event.body) or (), event.id)
         self._cursor = event.id
         return True

@@ -10,16 +10,9 @@ import sqlalchemy as sa
 from edge.fleet.server import tables
 from edge.fleet.server.database import Database
 from edge.fleet.server.semantic.registry import Event
+from edge.fleet.server.updates import tables as updates
 
-_KINDS = ("device.changed", "device.removed", "model.published", "model.removed")
-# The table of `edge.fleet.server.updates`, where something was ever published.
-_MODELS = sa.table(
-    "models",
-    sa.column("name"),
-    sa.column("version"),
-    sa.column("variants", sa.JSON),
-    sa.column("manifest", sa.JSON),
-)
+KINDS = ("device.changed", "device.removed", "model.published", "model.removed")
 _PAGE = 1_000
 
 
@@ -54,14 +47,14 @@ class SqlRegistry:
             ]
 
     def models(self) -> list[tuple[str, dict[str, Any]]]:
-        if not sa.inspect(self._database.engine).has_table(_MODELS.name):
-            return []
+        table = updates.models
+        query = sa.select(table.c.name, table.c.version, table.c.variants, table.c.manifest)
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(_MODELS).order_by(_MODELS.c.name, _MODELS.c.version))
+            rows = connection.execute(query.order_by(table.c.name, table.c.version))
             return [(f"{row.name}:{row.version}", dict(row._mapping)) for row in rows]
 
     def events(self, after: int) -> Iterator[Event]:
-        while page := self._database.follow(after, _KINDS, most=_PAGE):
+        while page := self._database.follow(after, KINDS, most=_PAGE):
             for event in page:
                 yield Event(event.id, event.kind, event.subject, event.body)
             after = page[-1].id

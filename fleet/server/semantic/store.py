@@ -105,8 +105,12 @@ class LocalStore:
             for name, triples in graphs
             for triple in triples
         )
+        if self.on_disk:
+            # What was loaded lies in many small files; looking things up in them takes ten times as long.
+            self._store.optimize()
         self._store.add(ox.Quad(_CURSOR_SUBJECT, _CURSOR_PROPERTY, ox.Literal(cursor), _CURSOR_SUBJECT))
-        self._store.flush()
+        if self.on_disk:
+            self._store.flush()
 
     def query(self, text: str) -> Results:
         # SERVICE is refused before; a store that is never asked to federate opens no connection.
@@ -148,7 +152,7 @@ def _is_import(graph: object) -> bool:
 
 
 class StoreInUse(EdgeError):
-    """The store's folder cannot be opened, for the most part because the running fleet has it."""
+    """The store's folder cannot be opened, for the most part because another command has it."""
 
 
 class _Recent:
