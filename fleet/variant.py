@@ -1,8 +1,8 @@
 """A variant of a model version: one file that some devices can run, and what TUF's targets metadata say of it.
 
-The server writes these facts into `custom` of a target (TUF specification 1.0.33, section 4.5); a device reads them
-from there, and nowhere else: what they say is signed with the targets key. TUF's canonical JSON has no fractions, so
-shares are decimal text.
+The server writes these facts into `custom` of a target (TUF specification 1.0.33, section 4.5), and a device reads them
+nowhere else: what they say is signed with the targets key. TUF's canonical JSON has no fractions, so shares are decimal
+text.
 """
 
 from __future__ import annotations

@@ -42,12 +42,6 @@ def vendored(iri: str) -> Any:
     return json.loads(vocabulary(_VENDORED[iri]))["@context"]
 
 
-@cache
-def inline_context() -> str:
-    """The contents of `CONTEXT` as JSON text."""
-    return json.dumps([vendored(iri) for iri in CONTEXT], separators=(",", ":"))
-
-
 def inlined(document: object) -> object:
     """A copy of a JSON-LD document in which every context that is named by its IRI is replaced by its contents.
 

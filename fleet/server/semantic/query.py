@@ -19,7 +19,6 @@ from edge.runtime.fields import reason
 
 DEFAULT_SECONDS = 10.0
 DEFAULT_ROWS = 1_000
-MAX_ROWS = 1_000_000
 MAX_QUERY = 1 << 16
 
 # A query that was given up runs on until it next gives a row (pyoxigraph has no way to stop one): few may do so.
@@ -34,8 +33,9 @@ _TOKEN = re.compile(
     | '(?:[^'\\\n\r]|\\.)*' | "(?:[^"\\\n\r]|\\.)*"
     | \#[^\n\r]*
     | [?$][\w·]+ | @[A-Za-z-]+
-    | [\w.·-]*:[\w.·:%-]*
+    | [\w.·-]*:(?:[\w.·:%-]|\\.)*
     | (?P<word>[A-Za-z]+)
+    | (?P<open>['"])
     """,
     re.VERBOSE | re.DOTALL,
 )
@@ -71,7 +71,12 @@ def check_read_only(text: str) -> None:
         raise BadInput(f"query: {len(text):,} characters; at most {MAX_QUERY:,} are read")
     # Some engines put \uXXXX in place before they read, others after: neither may hide a word.
     for form in (text, _ESCAPE.sub(_character, text)):
-        words = [match["word"].upper() for match in _TOKEN.finditer(form) if match["word"]]
+        words = []
+        for match in _TOKEN.finditer(form):
+            if match["open"]:  # what follows is not looked at: every further quote would be followed to the end
+                raise BadInput("query: a string is not closed")
+            if match["word"]:
+                words.append(match["word"].upper())
         for word in words:
             if word == "SERVICE":
                 raise BadInput("query: SERVICE is refused: queries are answered from this fleet's store alone")

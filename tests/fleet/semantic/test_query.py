@@ -67,6 +67,14 @@ def test_what_writes_or_leaves_is_refused(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_an_open_string_is_refused_at_once() -> None:
+    started = time.process_time()
+    for text in ("'\\" * 30_000, "'" + "\\'" * 30_000, "SELECT * { ?s ?p '''" + "\\'" * 30_000, "'''" + "''a" * 20_000):
+        with pytest.raises(BadInput):
+            check_read_only(text)
+    assert time.process_time() - started < 5
+
+
 @pytest.mark.parametrize(
     "text",
     [
