@@ -21,7 +21,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 ROOT = Path(__file__).parent
 CACHE = ROOT / ".cache"
 SHARED = ROOT / ".nox" / "edge"
-PACKAGES = ("runtime", "firmware_bridge", "export", "sdk")
+PACKAGES = ("runtime", "firmware_bridge", "fleet", "export", "sdk")
 
 _done: set[str] = set()
 
@@ -97,8 +97,9 @@ def _pytest(session: nox.Session, *words: str, **variables: str) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Runs the tests against the installed wheel and every real engine."""
-    _pytest(session, *session.posargs)
+    """Runs the tests against the installed wheel and every real engine; all of them, on two cores."""
+    # A module's fixtures are made by one worker: they are what takes the time.
+    _pytest(session, *(session.posargs or ("-n", "2", "--dist", "loadfile")))
 
 
 @nox.session(venv_backend="none")

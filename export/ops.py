@@ -413,9 +413,7 @@ def _meta_ternary_conv2d(
 
 _POOL = "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil_mode"
 _CONV = "int[] stride, int[] padding, int[] dilation, int groups, int activation"
-_POOL_BEHIND = (
-    "int[] pool_kernel, int[] pool_stride, int[] pool_padding, int[] pool_dilation, bool ceil_mode"
-)
+_POOL_BEHIND = "int[] pool_kernel, int[] pool_stride, int[] pool_padding, int[] pool_dilation, bool ceil_mode"
 _KERNEL_CONV = "int[] kernel, int[] stride, int[] padding, int[] dilation, int activation"
 _PACKED = "Tensor x, Tensor packed, Tensor scales, Tensor? bias, Tensor? residual"
 

@@ -459,7 +459,10 @@ def _of_qkv(of: Callable[..., F32], qkv: F32, heads: int, scale: float, causal: 
 def max_pool2d(
     x: F32, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil_mode: bool
 ) -> F32:
-    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; NaN wins, of equal zeros the first column; an empty stride is the kernel."""
+    """edge::max_pool2d: x [B, C, H, W] or [C, H, W]; an empty stride is the kernel.
+
+    NaN wins; of equal zeros the first one, columns before rows.
+    """
     stride = stride or kernel
     counts = []
     for d in range(2):

@@ -48,10 +48,17 @@ class Storage(Region):
     Attributes:
         erase_bytes: What is erased at once.
         program_bytes: What is programmed at once: 4, 8 or 16.
+        learned: Bytes for each of two copies of learned weights; 0 is a sixteenth of the storage.
     """
 
     erase_bytes: int
     program_bytes: int
+    learned: int = 0
+
+    @property
+    def learned_bytes(self) -> int:
+        """Of each copy of learned weights, before it is rounded up to sectors."""
+        return self.learned or self.bytes // 16
 
 
 @dataclass(frozen=True)
@@ -273,6 +280,7 @@ def _read(top: _Table, path: Path) -> Board:
             storage.number("bytes", 1, 2**28),
             erase_bytes=storage.number("erase_bytes", 16, 2**20),
             program_bytes=storage.number("program_bytes", 1, 256),
+            learned=storage.number("learned_bytes", 0, 2**24, 0),
         ),
         stack_bytes=top.number("stack_bytes", 512, 2**20),
         uart=Uart(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edge.firmware_bridge.board import Board
-from edge.firmware_bridge.toolchain import Source, Toolchain, digest
+from edge.firmware_bridge.cpu import CPUS
+from edge.firmware_bridge.elf import defined, undefined
+from edge.firmware_bridge.toolchain import COLD, Source, Toolchain, digest
 from edge.runtime.cache import cache_dir
 from edge.runtime.whole_file import whole_file
 
 FIRMWARE = Path(__file__).parent / "firmware"
-_COLD = ("-Os",)
 _START = {"arm": "start/cortex_m.c", "riscv": "start/riscv32.c"}
 
 
@@ -24,6 +26,7 @@ def board_config(board: Board) -> str:
         "EDGE_STORAGE_ERASE_BYTES": board.storage.erase_bytes,
         "EDGE_STORAGE_PROGRAM_BYTES": board.storage.program_bytes,
         "EDGE_STACK_BYTES": board.stack_bytes,
+        "EDGE_STORAGE_LEARNED_BYTES": board.storage.learned_bytes,
         "EDGE_RAM_BYTES": board.ram.bytes,
         "EDGE_UART_BASE": board.uart.base,
         "EDGE_UART_IRQ": board.uart.irq,
@@ -49,58 +52,101 @@ def linker_script(board: Board) -> str:
     return text
 
 
-def board_sources(board: Board) -> list[Source]:
-    """What every firmware of the board has: start-up code, C library, the board's own file."""
-    files = [FIRMWARE / _START[_arch(board)], FIRMWARE / "start/memory.c", board.folder / "board.c"]
-    library = [Source(FIRMWARE / "libc" / f"{name}.c", (*_COLD, "-fno-builtin")) for name in ("string", "math")]
-    library.append(Source(FIRMWARE / "libc" / "stdio.c", _COLD))
-    return [Source(path, _COLD) for path in files] + library
+def board_parts(board: Board) -> dict[str, list[Source]]:
+    """What every firmware of the board has: start-up code and the board's own file; a C library."""
+    config = (generated("board_config.h", board_config(board)),)
+    start = [FIRMWARE / _START[CPUS[board.cpu].arch], FIRMWARE / "start/memory.c", board.folder / "board.c"]
+    plain = (*COLD, "-fno-builtin")
+    return {
+        "board": [Source(path, COLD, config) for path in start],
+        "C library": [
+            Source(FIRMWARE / "libc" / "string.c", plain),
+            Source(FIRMWARE / "libc" / "math.c", plain),
+            Source(FIRMWARE / "libc" / "divide.c", COLD),
+            Source(FIRMWARE / "libc" / "stdio.c", COLD),
+        ],
+    }
 
 
-def generated(name: str, text: str) -> Path:
-    """A folder of the cache that holds the file `name` with this text and nothing else."""
-    folder = cache_dir() / "firmware" / "generated" / hashlib.sha256(f"{name}\0{text}".encode()).hexdigest()[:32]
+def generated(name: str, content: str | bytes) -> Path:
+    """A folder of the cache that holds the file `name` with this content and nothing else."""
+    data = content.encode() if isinstance(content, str) else content
+    folder = cache_dir() / "firmware" / "generated" / hashlib.sha256(name.encode() + b"\0" + data).hexdigest()[:32]
     path = folder / name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
-            file.write(text.encode())
+            file.write(data)
     return folder
 
 
 def build_elf(
     board: Board,
     toolchain: Toolchain,
-    sources: Sequence[Source],
+    parts: Mapping[str, Sequence[Source]] | Sequence[Source],
     output: Path,
     *,
     include: Sequence[Path] = (),
     flags: Sequence[str] = (),
-) -> None:
-    """Compiles `sources` and those of the board, and links them to `output`.
+    left_out: Sequence[Source] = (),
+) -> dict[str, list[Path]]:
+    """Compiles `parts` and those of the board, and links them to `output`.
 
     Args:
         board: Whose memory map.
         toolchain: A compiler for its CPU.
-        sources: Beyond those of `board_sources`.
+        parts: Beyond those of `board_parts`; files without parts are given the board's header.
         output: The ELF file; its folder must exist.
         include: Folders of headers beside the firmware's.
         flags: For every source.
+        left_out: Files that are not linked. What they define is NULL to tables of kernels; where anything else calls
+            it, the file is linked all the same.
+
+    Returns:
+        Part to its object files.
 
     Raises:
         EdgeError: It does not compile or link.
     """
-    config = generated("board_config.h", board_config(board))
-    folders = [FIRMWARE / "libc" / "include", FIRMWARE, config, *include]
+    folders = [FIRMWARE / "libc" / "include", FIRMWARE, *include]
     headers = digest([FIRMWARE, *include])
-    objects = toolchain.compile([*board_sources(board), *sources], folders, flags, headers)
+    if not isinstance(parts, Mapping):
+        config = generated("board_config.h", board_config(board))
+        parts = {"kernels": [replace(source, include=(*source.include, config)) for source in parts]}
+    every = {**board_parts(board), **parts}
+    named = [(part, source) for part, sources in every.items() for source in sources]
+    paths = toolchain.compile([source for _, source in named] + list(left_out), folders, flags, headers)
+    objects: dict[str, list[Path]] = {part: [] for part in every}
+    for (part, _), path in zip(named, paths, strict=False):
+        objects[part].append(path)
+    absent = _absent(objects, paths[len(named) :])
+    if absent:
+        text = "".join(f'__asm__(".globl {name}\\n.set {name}, 0");\n' for name in sorted(absent))
+        source = generated("absent_kernels.c", text) / "absent_kernels.c"
+        objects["kernels"] += toolchain.compile([Source(source, COLD)], folders, flags, headers)
     script = generated("link.ld", linker_script(board)) / "link.ld"
     temporary = output.with_name(f".{output.name}.tmp")
     try:
-        toolchain.link(objects, script, temporary)
+        toolchain.link([path for part in objects.values() for path in part], script, temporary)
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
+    return objects
+
+
+def _absent(objects: dict[str, list[Path]], left_out: Sequence[Path]) -> set[str]:
+    """The symbols that only tables of kernels refer to; files that others call are added to the part "kernels"."""
+    waiting = list(left_out)
+    wanted: set[str] = set()
+    for path in (path for part in objects.values() for path in part):
+        if not any(name.startswith("edge_kernels_") for name in defined(path)):
+            wanted |= undefined(path)
+    while called := [path for path in waiting if defined(path) & wanted]:
+        for path in called:
+            waiting.remove(path)
+            objects["kernels"].append(path)
+            wanted |= undefined(path)
+    return {name for path in waiting for name in defined(path)}
 
 
 def build_echo(board: Board, toolchain: Toolchain) -> Path:
@@ -109,17 +155,12 @@ def build_echo(board: Board, toolchain: Toolchain) -> Path:
     Returns:
         The ELF file, in the cache.
     """
-    sources = [Source(FIRMWARE / "start/echo.c", _COLD)]
+    config = (generated("board_config.h", board_config(board)),)
+    parts = {"echo": [Source(FIRMWARE / "start/echo.c", COLD, config)]}
     made_of = (board_config(board), linker_script(board), digest([FIRMWARE, board.folder], (".h", ".c")))
     key = hashlib.sha256("\0".join((*made_of, repr(toolchain))).encode()).hexdigest()[:32]
     output = cache_dir() / "firmware" / "echo" / f"{board.name}-{toolchain.name}-{key}.elf"
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
-        build_elf(board, toolchain, sources, output)
+        build_elf(board, toolchain, parts, output)
     return output
-
-
-def _arch(board: Board) -> str:
-    from edge.firmware_bridge.cpu import CPUS
-
-    return CPUS[board.cpu].arch

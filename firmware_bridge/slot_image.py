@@ -210,7 +210,7 @@ def read_manifest(image: bytes, where: str = "slot image") -> SlotManifest:
         raise BadFile(f"{where}: no slot image: it does not begin with {_MAGIC.decode()}")
     fields: list[Any] = list(_SIGNED.unpack_from(image))
     form, abi, program, description, state, arena, scratch, sequence, reserved, expiry, digest = fields[1:12]
-    texts = [_text(field, where) for field in fields[12:16]]
+    target, board, name, version = (_text(field, where) for field in fields[12:16])
     seed, count, tolerance, reserved_2 = fields[16:20]
     if form != SLOT_FORMAT:
         raise BadFile(f"{where}: slot format {form}; this version reads {SLOT_FORMAT}: update edge-deploy")
@@ -227,7 +227,10 @@ def read_manifest(image: bytes, where: str = "slot image") -> SlotManifest:
         sequence,
         expiry,
         digest,
-        *texts,
+        target,
+        board,
+        name,
+        version,
         seed,
         tolerance,
         tuple(fields[20 : 20 + count]),

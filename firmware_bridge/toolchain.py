@@ -37,6 +37,14 @@ FLAGS = (
     "-fno-stack-protector",
     "-g0",
 )
+# Words of ours that stand for options: each compiler has its own for them.
+COLD = ("@cold",)
+HOT = ("@hot",)
+_OPTIMIZE: dict[str, dict[str, tuple[str, ...]]] = {
+    # zig turns -Oz into -Os on its own.
+    "zig": {"@cold": ("-Os", "-Xclang", "-Oz"), "@hot": ("-O2",)},
+    "gcc": {"@cold": ("-Os",), "@hot": ("-O2",)},
+}
 _ZIG_FLAGS = ("-fno-sanitize=undefined", "-Wno-unused-command-line-argument")
 _GCC_PROGRAMS = {"arm": "arm-none-eabi-gcc", "riscv": "riscv64-unknown-elf-gcc"}
 _GCC_PACKAGES = {"arm": "gcc-arm-none-eabi", "riscv": "gcc-riscv64-unknown-elf"}
@@ -48,11 +56,13 @@ class Source:
 
     Attributes:
         path: The file.
-        flags: Options beyond those of the whole build, as "-Os".
+        flags: Options beyond those of the whole build; of COLD and HOT one.
+        include: Folders of headers beyond those of the whole build.
     """
 
     path: Path
     flags: tuple[str, ...] = ()
+    include: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +103,10 @@ class Toolchain:
         common = (*self.command, *FLAGS, *flags, *(word for path in include for word in ("-I", str(path))))
         jobs: list[tuple[Path, tuple[str, ...]]] = []
         for source in sources:
-            words = (*common, *source.flags, "-c", str(source.path))
+            meant = _OPTIMIZE[self.name]
+            own = (word for flag in source.flags for word in meant.get(flag, (flag,)))
+            folders = (word for path in source.include for word in ("-I", str(path)))
+            words = (*common, *own, *folders, "-c", str(source.path))
             key = hashlib.sha256("\0".join((self.version, headers, *words)).encode())
             key.update(source.path.read_bytes())
             jobs.append((folder / f"{source.path.stem}-{key.hexdigest()[:32]}.o", words))
@@ -114,7 +127,7 @@ class Toolchain:
             EdgeError: A symbol is missing, or a memory is too small; the message has the linker's words.
         """
         library = () if self.name == "zig" else ("-nostdlib",)
-        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections,--strip-debug"]
+        words = [*self.command, *library, *FLAGS, *flags, "-T", str(script), "-Wl,--gc-sections"]
         words += [str(path) for path in objects]
         if self.name == "gcc":
             words += ["-nostartfiles", "-lgcc"]
@@ -183,6 +196,6 @@ def _whole(path: Path, make: Callable[[Path], None]) -> None:
 def _first_error(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     for line in lines:
-        if "error" in line or "undefined" in line or "will not fit" in line or "overflowed" in line:
+        if "error:" in line or "undefined" in line or "will not fit" in line or "overflowed" in line:
             return line[:400]
     return (lines[0] if lines else "failed without a word")[:400]

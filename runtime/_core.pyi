@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias, TypedDict
 
+import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
@@ -105,6 +106,65 @@ class Program:
 
         Args and errors as in `run`.
         """
+
+class Learner:
+    """The last layers of a program, as they learn (runtime/core/learn/learn.h). Takes turns with the program's runs.
+
+    Args:
+        program: Kept alive.
+        layers: With weights, counted from the output; 0: all of them.
+        classes: Outputs; 0: the program's.
+        rate: Of learning.
+        loss: "cross-entropy" or "squared".
+
+    Raises:
+        CoreError: An operator that cannot be learned through (named), or arguments out of range.
+    """
+
+    def __init__(self, program: Program, layers: int, classes: int, rate: float, loss: str) -> None: ...
+    def predict(self, inputs: list[Array]) -> Array:
+        """The output, as a new array; inputs as for `Program.run`."""
+
+    def learn_class(self, inputs: list[Array], index: int) -> tuple[int, float]:
+        """Take one step; (class predicted before, probability of class `index` before)."""
+
+    def learn_target(self, inputs: list[Array], target: Array) -> tuple[int, float]:
+        """Take one step towards float32 [classes]; (class predicted before, fit before)."""
+
+    def weights(self) -> NDArray[np.float32]:
+        """All trainable weights, as a new array."""
+
+    def set_weights(self, weights: Array) -> None: ...
+    def save(self, program_hash: bytes) -> bytes:
+        """Header and weights; `program_hash` is the program's SHA-256, 32 bytes."""
+
+    def load(self, blob: bytes, program_hash: bytes) -> None:
+        """Take over what `save` gave, all or none."""
+
+    def reset(self) -> None:
+        """Back to the program's own weights."""
+
+    def set_rate(self, rate: float) -> None: ...
+    def set_samples(self, samples: int) -> None:
+        """For weights that come from elsewhere."""
+
+    @property
+    def samples(self) -> int:
+        """Learned since the program's own weights."""
+
+    @property
+    def budget(self) -> dict[str, int]:
+        """Bytes that it takes, and counts; as `learning_budget`."""
+
+def learning_budget(program: Program, layers: int, classes: int, rate: float, loss: str) -> dict[str, int]:
+    """Fields of `edge.runtime.learn.LearningBudget`; arguments and errors as of `Learner`."""
+
+def learned_plan(blob: bytes, program_hash: bytes) -> tuple[int, int, float, str, int]:
+    """(layers, classes, rate, loss, bytes used) of saved weights.
+
+    Raises:
+        CoreError: Damaged, or of another program.
+    """
 
 def covered_arguments(name: str) -> tuple[int, ...]:
     """Tensor arguments of an operator on which its output may lie, byte for byte: it reads them before it writes.

@@ -166,6 +166,10 @@ nb::str sha256(nb::object data) {
   return nb::str(text);
 }
 
+class Learner;
+class Program;
+nb::dict learning_budget(const Program &program, int layers, int classes, float rate, const std::string &loss);
+
 class Program {
  public:
   explicit Program(nb::object data, int threads, bool mapped)
@@ -309,6 +313,9 @@ class Program {
   size_t threads() const { return edge_thread_count(options_.threads); }
 
  private:
+  friend class Learner;
+  friend nb::dict learning_budget(const Program &, int, int, float, const std::string &);
+
   // One run at a time: the arena is shared. Waits without the GIL, so that whoever runs can finish.
   class Turn {
    public:
@@ -394,6 +401,8 @@ class Program {
 
 }  // namespace
 
+#include "binding_learn.h"
+
 NB_MODULE(_core, module) {
   module.doc() = "The C core: executes ExecuTorch .pte programs without ExecuTorch or PyTorch.";
 
@@ -440,4 +449,5 @@ NB_MODULE(_core, module) {
       .def("run", &Program::run, nb::arg("inputs"), "The outputs, as new arrays.")
       .def("trace", &Program::trace, nb::arg("inputs"), "(operator, inputs, outputs) of every instruction, copied.")
       .def("profile", &Program::profile, nb::arg("inputs"), "(operator, nanoseconds, macs) of every instruction.");
+  bind_learning(module);
 }

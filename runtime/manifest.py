@@ -122,7 +122,7 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights were quantized: `bits` (1.58, 2, 4, 8 or 32), `measure`, `conv` ("int8", "ternary" or "float"), `norm`."""
+    """How the weights were quantized: `bits` (1.58, 2, 4, 8 or 32), `measure`, `conv` and `norm`, as `QuantConfig`."""
 
     bits: float
     measure: str

@@ -64,6 +64,15 @@ has_arm_device() {
   command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64-static && [ -e /usr/share/keyrings/debian-archive-keyring.gpg ]
 }
 
+# The compilers and emulators that firmware is tried with beside those from PyPI.
+has_boards() {
+  command -v arm-none-eabi-gcc && [ -e "$(arm-none-eabi-gcc -print-file-name=libc_nano.a)" ] &&
+    command -v riscv64-unknown-elf-gcc && command -v qemu-system-arm && command -v qemu-system-riscv32
+}
+# Debian keeps both away from a user's PATH.
+has_broker() { PATH="$PATH:/usr/sbin" command -v mosquitto; }
+has_postgresql() { ls /usr/lib/postgresql/*/bin/initdb || command -v initdb; }
+
 has_python() { host_python=$(find_python); }
 need has_python "Python 3.10 to 3.13" python3 python3-venv python3-dev
 # `need` runs its check in this shell, so host_python is set now.

@@ -11,7 +11,7 @@ from edge.sdk.failure import report
 from edge.sdk.options import Invocation, debug_option
 
 # In the order in which a person meets them. Each is edge.sdk.commands.<name>.command.
-COMMANDS = ("export", "run", "inspect", "bench", "firmware", "models", "targets", "doctor", "completion")
+COMMANDS = ("export", "run", "learn", "inspect", "bench", "firmware", "models", "targets", "doctor", "completion")
 
 
 class LazyGroup(click.Group):

@@ -33,6 +33,8 @@ PACKAGES: tuple[Package, ...] = (
     Package("numpy", "numpy", "", "arrays"),
     Package("click", "click", "", "command line"),
     Package("rich", "rich", "", "tables and progress"),
+    Package("paho", "paho-mqtt", "", "a device's link to its fleet"),
+    Package("cryptography", "cryptography", "", "keys and certificates"),
     Package("PIL", "pillow", "images", "image files"),
     Package("ai_edge_litert", "ai-edge-litert", "litert", "engine for .tflite"),
     Package(
@@ -58,6 +60,14 @@ PACKAGES: tuple[Package, ...] = (
     Package("serial", "pyserial", "firmware", "serial lines to boards"),
     Package("cobs", "cobs", "firmware", "frames on serial lines"),
     Package("monocypher", "pymonocypher", "firmware", "signatures of firmware models"),
+    Package("sqlalchemy", "SQLAlchemy", "fleet", "the registry of devices"),
+    Package("tuf", "tuf", "fleet", "signed model updates"),
+    Package("rdflib", "rdflib", "fleet", "descriptions of devices and models"),
+    Package("pyoxigraph", "pyoxigraph", "fleet", "queries over them"),
+    Package("pyshacl", "pyshacl", "fleet", "their validation"),
+    Package("aiomqtt", "aiomqtt", "fleet", "the server's link to the broker"),
+    Package("prometheus_client", "prometheus-client", "fleet", "metrics"),
+    Package("psycopg", "psycopg", "fleet", "PostgreSQL instead of SQLite"),
 )
 
 

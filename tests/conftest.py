@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,6 @@ def source_hash(*patterns: str) -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Only one test process makes a cached thing; the others wait for it."""
-    import fcntl
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -62,6 +61,24 @@ def made_once(name: str, key: str, make: Callable[[Path], None]) -> Path:
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
     return folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Lets a test marked `quiet` run alone: it measures time or speed, and other workers' tests would take part in it.
+
+    Ordinary tests share one lock, a quiet one holds it alone. The gate in front of it is for fairness: without one, a
+    quiet test would wait until the other workers are done with everything.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    quiet = item.get_closest_marker("quiet") is not None
+    with open(CACHE / "quiet.lock", "w") as lock:
+        with open(CACHE / "quiet-gate.lock", "w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX if quiet else fcntl.LOCK_SH)
+        return (yield)
 
 
 def run_edge(*arguments: str | Path, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:

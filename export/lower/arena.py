@@ -3,7 +3,7 @@
 ExecuTorch's own planner stacks tensors in buckets and leaves gaps; on a CCT-7/3x1 it takes 1.5 MiB where 1.25 are alive
 at once. This one puts each tensor, in several orders, at the lowest place that is free while it lives.
 
-Where an `edge::` operator reads an input to its end before it writes (`_core.covered_arguments`), and nothing needs that
+Where an `edge::` operator reads an input before it writes over it (`_core.covered_arguments`), and nothing needs that
 input afterwards, the output lies on it. Other operators, which ExecuTorch runs with kernels of its own, get an output
 that shares no byte with an input.
 """

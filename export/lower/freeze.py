@@ -140,7 +140,7 @@ class FrozenConv1d(FrozenConv1x1):
 
 
 class FrozenConv2d(FrozenLayer):
-    """A k×k or depthwise convolution with int8 or, without groups, ternary weights and one activation scale a sample."""
+    """A k×k or depthwise convolution with int8 or (without groups) ternary weights, one activation scale a sample."""
 
     kind: Kind = "conv2d"
     weight: Tensor

@@ -396,7 +396,6 @@ class _GraphFuser:
             self.graph.erase_node(source)
             return
 
-
     def _fold_max_pool2d(self, node: Node) -> None:
         """The pool behind a convolution is taken as its rows are made: its whole output is never held."""
         if not is_edge_call(node, frozenset({"max_pool2d"})) or not is_edge_call(node.args[0], ops.CONVOLUTIONS):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from types import TracebackType
 
+from edge.runtime.errors import BadInput
+
 
 class EmulatedBoard(abc.ABC):
     """A board that runs firmware in this process or beside it; it is also the serial port to it.
@@ -80,6 +82,14 @@ class EmulatedBoard(abc.ABC):
         Raises:
             BadInput: There is no memory, or this emulator cannot look.
         """
+
+    def stack_used(self) -> int:
+        """The most bytes of the stack that were in use since power came on; unicorn alone knows.
+
+        Raises:
+            BadInput: This emulator cannot tell.
+        """
+        raise BadInput(f"{self.name}: this emulator cannot tell how much stack was used: use unicorn")
 
     @abc.abstractmethod
     def close(self) -> None:

@@ -114,7 +114,6 @@ class UnicornBoard(EmulatedBoard):
         raise BadInput(f"{self.name} has no memory at {address:#x}")
 
     def stack_used(self) -> int:
-        """The most bytes of the stack that were in use since power came on."""
         stack = bytes(self._ram[: self._board.stack_bytes])
         return len(stack) - (len(stack) - len(stack.lstrip(bytes([PAINT]))))
 

@@ -44,6 +44,11 @@ bool board_storage_erase(uint32_t offset);
 /* `offset` and `bytes` are multiples of EDGE_STORAGE_PROGRAM_BYTES, and the units are erased. */
 bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes);
 
+/* Seconds since 1970, of a board whose board_config.h defines EDGE_BOARD_CLOCK; few know the time. */
+#ifdef EDGE_BOARD_CLOCK
+uint64_t board_unix_time(void);
+#endif
+
 /* Random enough that two boots do not draw the same: nonces of the protocol. */
 uint32_t board_random(void);
 

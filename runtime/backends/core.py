@@ -15,7 +15,7 @@ from edge.runtime.manifest import TensorSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from edge.runtime._core import CoreError, Program
+    from edge.runtime._core import CoreError, Learner, Program
     from edge.runtime.backends.session import Buffer, OpProfile
 
 T = TypeVar("T")
@@ -34,6 +34,24 @@ class CoreSession:
 
     def run(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return _translated(lambda: self._program.run(list(arrays)))
+
+    def learning_budget(self, layers: int, classes: int, rate: float, loss: str) -> dict[str, int]:
+        """Bytes that a learner takes (`edge.runtime.learn.LearningBudget`); `layers` 0 stands for all, as below."""
+        from edge.runtime._core import learning_budget
+
+        return _translated(lambda: learning_budget(self._program, layers, classes, rate, loss))
+
+    def learner(self, layers: int, classes: int, rate: float, loss: str) -> TranslatedLearner:
+        """The last layers of the program, ready to learn."""
+        from edge.runtime._core import Learner
+
+        return TranslatedLearner(_translated(lambda: Learner(self._program, layers, classes, rate, loss)))
+
+    def learned_plan(self, blob: bytes, program_hash: bytes) -> tuple[int, int, float, str, int]:
+        """(layers, classes, rate, loss, bytes used) of saved weights."""
+        from edge.runtime._core import learned_plan
+
+        return _translated(lambda: learned_plan(blob, program_hash))
 
     def profile(self, arrays: Sequence[NDArray[Any]]) -> list[OpProfile]:
         from edge.runtime.backends.session import OpProfile
@@ -55,6 +73,51 @@ class CoreSession:
 
     def close(self) -> None:
         del self._program
+
+
+class TranslatedLearner:
+    """`edge.runtime._core.Learner`, with the core's errors as ours."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    def predict(self, inputs: list[NDArray[Any]]) -> NDArray[Any]:
+        return _translated(lambda: self._learner.predict(inputs))
+
+    def learn_class(self, inputs: list[NDArray[Any]], index: int) -> tuple[int, float]:
+        return _translated(lambda: self._learner.learn_class(inputs, index))
+
+    def learn_target(self, inputs: list[NDArray[Any]], target: NDArray[np.float32]) -> tuple[int, float]:
+        return _translated(lambda: self._learner.learn_target(inputs, target))
+
+    def weights(self) -> NDArray[np.float32]:
+        return self._learner.weights()
+
+    def set_weights(self, weights: NDArray[np.float32]) -> None:
+        _translated(lambda: self._learner.set_weights(weights))
+
+    def save(self, program_hash: bytes) -> bytes:
+        return _translated(lambda: self._learner.save(program_hash))
+
+    def load(self, blob: bytes, program_hash: bytes) -> None:
+        _translated(lambda: self._learner.load(blob, program_hash))
+
+    def reset(self) -> None:
+        self._learner.reset()
+
+    def set_rate(self, rate: float) -> None:
+        _translated(lambda: self._learner.set_rate(rate))
+
+    def set_samples(self, samples: int) -> None:
+        self._learner.set_samples(samples)
+
+    @property
+    def samples(self) -> int:
+        return self._learner.samples
+
+    @property
+    def budget(self) -> dict[str, int]:
+        return self._learner.budget
 
 
 def _tensors(arguments: Iterable[Any]) -> Iterator[tuple[str, tuple[int, ...], bool]]:

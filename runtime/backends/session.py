@@ -25,6 +25,7 @@ class OpProfile:
         shape: of its first output, where known.
         bytes: of all that it reads and writes (weights, inputs, outputs), where known.
         integer: whether it multiplies integers: one of its constants is of 8 bits or packed into bytes.
+        instructions: that a microcontroller took, or its cycles: whatever its board counts.
     """
 
     op: str
@@ -33,6 +34,7 @@ class OpProfile:
     shape: tuple[int, ...] | None = None
     bytes: int | None = None
     integer: bool = False
+    instructions: int | None = None
 
 
 class Session(Protocol):

@@ -55,12 +55,13 @@ typedef enum edge_dtype {
 typedef struct edge_tensor {
   void *data;
   size_t bytes;
-  int32_t sizes[EDGE_MAX_RANK]; /* as the program has them, whatever the order of the data */
   uint8_t rank;
   uint8_t dtype; /* edge_dtype */
   bool constant;
   bool channels_last; /* only where every operator that meets the tensor says that it takes that */
   bool written;       /* within a program: by an instruction under this name, or by the caller */
+  /* As the program has them, whatever the order of the data. A model has memory for the first `rank` of them only. */
+  int32_t sizes[EDGE_MAX_RANK];
 } edge_tensor;
 
 typedef enum edge_kind {
@@ -76,6 +77,7 @@ typedef enum edge_kind {
   EDGE_BOOL_LIST,
 } edge_kind;
 
+/* A model has memory for as much of the union as the kind takes. */
 typedef struct edge_value {
   uint8_t kind; /* edge_kind */
   uint32_t count; /* elements of a list, bytes of a string */

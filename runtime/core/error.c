@@ -14,6 +14,12 @@ edge_status edge_set_error(edge_error *error, edge_status status, const char *fo
   return status;
 }
 
+edge_status edge_set_code(edge_error *error, edge_status status, const char *file, int line) {
+  snprintf(error->text, EDGE_ERROR_TEXT, "%s:%d", file, line);
+  error->status = status;
+  return status;
+}
+
 void edge_locate_error(edge_error *error, uint32_t index) {
   char text[EDGE_ERROR_TEXT];
   memcpy(text, error->text, sizeof text);

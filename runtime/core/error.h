@@ -20,4 +20,16 @@ typedef struct edge_label {
 
 edge_label edge_make_label(const uint8_t *bytes, size_t count);
 
+/* Firmware. The sentences of the core take 12 KB and more of flash, so in files that are built with EDGE_TERSE a refusal
+ * names a line of the source instead: "instruction 3, edge::conv2d_int8.out: quantized_conv.c:57". Who builds or sends a
+ * program has checked it with the same core on a larger machine, and has read the sentence there.
+ *
+ * (edge_set_error)(...) says a sentence in firmware too. Below and in the headers of functions that take names of fields
+ * or arguments, which are for sentences alone, macros drop them; files that define such functions define
+ * EDGE_TERSE_DEFINES. */
+edge_status edge_set_code(edge_error *error, edge_status status, const char *file, int line);
+#ifdef EDGE_TERSE
+#define edge_set_error(error, status, ...) edge_set_code((error), (status), __FILE_NAME__, __LINE__)
+#endif
+
 #endif

@@ -1,5 +1,6 @@
 /* The reader of untrusted FlatBuffers. Multi-byte numbers are little end first and assembled byte by byte, so neither
  * the host's byte order nor the alignment of the bytes in memory matters here. */
+#define EDGE_TERSE_DEFINES
 #include "flatbuffer.h"
 
 #include "error.h"

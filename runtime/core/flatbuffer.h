@@ -53,4 +53,15 @@ bool fb_list_table(const fb_reader *reader, const fb_vector *list, uint32_t inde
 uint32_t fb_list_u32(const fb_reader *reader, const fb_vector *list, uint32_t index);
 uint64_t fb_list_u64(const fb_reader *reader, const fb_vector *list, uint32_t index);
 
+/* See EDGE_TERSE in error.h. */
+#if defined(EDGE_TERSE) && !defined(EDGE_TERSE_DEFINES)
+#define fb_u8(reader, table, field, what, value) fb_u8(reader, table, field, NULL, value)
+#define fb_u32(reader, table, field, what, value) fb_u32(reader, table, field, NULL, value)
+#define fb_u64(reader, table, field, what, value) fb_u64(reader, table, field, NULL, value)
+#define fb_child(reader, table, field, what, child, present) fb_child(reader, table, field, NULL, child, present)
+#define fb_list(reader, table, field, width, what, list) fb_list(reader, table, field, width, NULL, list)
+#define fb_string(reader, table, field, what, string) fb_string(reader, table, field, NULL, string)
+#define fb_list_table(reader, list, index, what, table) fb_list_table(reader, list, index, NULL, table)
+#endif
+
 #endif

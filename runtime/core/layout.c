@@ -35,7 +35,7 @@ static edge_value *entry_of(edge_value *argument, uint32_t index) {
 /* Notes what the caller and the instructions write. */
 static void note_written(const edge_program *program, edge_model *model) {
   for (uint32_t i = 0; i < program->values.count; ++i) {
-    if (model->values[i].kind == EDGE_TENSOR) model->values[i].as.tensor.written = false;
+    if (model->values[i]->kind == EDGE_TENSOR) model->values[i]->as.tensor.written = false;
   }
   for (uint32_t i = 0; i < model->input_count; ++i) model->inputs[i]->as.tensor.written = true;
   for (uint32_t i = 0; i < model->call_count; ++i) {
@@ -85,8 +85,8 @@ static void unmark_views(const edge_program *program, edge_model *model) {
     if (edge_open_call(program, i, &stored, &op) != EDGE_OK || op != NULL) continue;
     const uint32_t self = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_SELF);
     const uint32_t out = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_OUT);
-    if (self < program->values.count) unmark(&model->values[self]);
-    if (out < program->values.count) unmark(&model->values[out]);
+    if (self < program->values.count) unmark(model->values[self]);
+    if (out < program->values.count) unmark(model->values[out]);
   }
 }
 
@@ -121,7 +121,7 @@ void edge_choose_layouts(const edge_program *program, edge_model *model) {
   if (model->call_count > MAX_CALLS) return;
   for (uint32_t i = 0; i < program->values.count; ++i) {
     edge_stored_value stored;
-    edge_value *value = &model->values[i];
+    edge_value *value = model->values[i];
     if (!may_turn(value)) continue;
     /* What the file gives a first content for is in the order of the file. */
     const bool readable = edge_read_value(program, i, &stored) == EDGE_OK;

@@ -7,6 +7,14 @@
 /* Entries of tensor lists that are None, in a file that does not point to a None value. */
 #define NO_VALUE UINT32_MAX
 
+size_t edge_value_bytes(const edge_value *value) {
+  size_t bytes = offsetof(edge_value, as) + sizeof(int64_t); /* the largest but for tensors */
+  if (value->kind == EDGE_TENSOR) {
+    bytes = offsetof(edge_value, as.tensor.sizes) + value->as.tensor.rank * sizeof value->as.tensor.sizes[0];
+  }
+  return (bytes + sizeof(int64_t) - 1) / sizeof(int64_t) * sizeof(int64_t);
+}
+
 bool edge_add_bytes(size_t *total, uint64_t bytes) {
   if (bytes > SIZE_MAX - 15) return false;
   size_t rounded = ((size_t)bytes + 15) & ~(size_t)15;
@@ -60,9 +68,9 @@ static edge_status fill_integers(const edge_program *program, uint32_t index, co
   return EDGE_OK;
 }
 
-/* `table`: the model's values, which entries then point into; NULL: entries are built in `pool`. */
+/* `table`: the model's values, which entries then are; NULL: entries are built in `pool`. */
 static edge_status fill_tensors(const edge_program *program, uint32_t index, const edge_stored_value *stored,
-                                edge_value *table, edge_pool *pool, edge_value **tensors) {
+                                edge_value *const *table, edge_pool *pool, edge_value **tensors) {
   for (uint32_t i = 0; i < stored->items.count; ++i) {
     uint32_t item = fb_list_u32(&program->reader, &stored->items, i);
     edge_stored_value entry;
@@ -77,7 +85,7 @@ static edge_status fill_tensors(const edge_program *program, uint32_t index, con
                             (unsigned long)index, (unsigned long)i);
     }
     if (table != NULL && item != NO_VALUE) {
-      tensors[i] = &table[item];
+      tensors[i] = table[item];
     } else {
       tensors[i] = edge_take(pool, 1, sizeof entry.value);
       if (tensors[i] == NULL) return pool_full(program);
@@ -87,7 +95,7 @@ static edge_status fill_tensors(const edge_program *program, uint32_t index, con
   return EDGE_OK;
 }
 
-edge_status edge_load_value(const edge_program *program, uint32_t index, edge_value *table, edge_pool *pool,
+edge_status edge_load_value(const edge_program *program, uint32_t index, edge_value *const *table, edge_pool *pool,
                             edge_stored_value *stored) {
   edge_status status = edge_read_value(program, index, stored);
   if (status != EDGE_OK) return status;

@@ -67,8 +67,15 @@ const edge_op *const *edge_ops(size_t *count);
 
 /* Writes "<op>: <text>" to call->error and returns `status`. printf-style. */
 edge_status edge_fail(edge_call *call, edge_status status, const char *format, ...);
+/* The same for firmware: "<op>: <file>:<line>". */
+edge_status edge_fail_code(edge_call *call, edge_status status, const char *file, int line);
 
 #ifdef __cplusplus
 }
 #endif
+/* See EDGE_TERSE in error.h. */
+#ifdef EDGE_TERSE
+#define edge_fail(call, status, ...) edge_fail_code((call), (status), __FILE_NAME__, __LINE__)
+#endif
+
 #endif

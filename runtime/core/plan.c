@@ -18,6 +18,27 @@ static void *planned_place(const edge_survey *survey, uint8_t *const *memories, 
   return memories[stored->memory] + stored->offset;
 }
 
+/* Gives each value its place, and as much of it as says how large that is. */
+static edge_status place_values(const edge_survey *survey, edge_model *model, edge_pool *state) {
+  const edge_program *program = &survey->program;
+  model->values = edge_take(state, program->values.count, sizeof(edge_value *));
+  uint8_t *place = edge_take(state, survey->value_bytes, 1);
+  if (model->values == NULL || place == NULL) return changed(program);
+  size_t left = survey->value_bytes;
+  for (uint32_t i = 0; i < program->values.count; ++i) {
+    edge_stored_value stored;
+    edge_status status = edge_read_value(program, i, &stored);
+    if (status != EDGE_OK) return status;
+    const size_t bytes = edge_value_bytes(&stored.value);
+    if (bytes > left) return changed(program);
+    memcpy(place, &stored.value, bytes);
+    model->values[i] = (edge_value *)(void *)place;
+    place += bytes;
+    left -= bytes;
+  }
+  return EDGE_OK;
+}
+
 static edge_status build_values(const edge_survey *survey, edge_model *model, edge_pool *state, edge_pool *arena,
                                 uint8_t **memories) {
   const edge_program *program = &survey->program;
@@ -25,11 +46,11 @@ static edge_status build_values(const edge_survey *survey, edge_model *model, ed
     memories[i] = edge_take(arena, survey->memory_bytes[i], 1);
     if (memories[i] == NULL) return changed(program);
   }
-  model->values = edge_take(state, program->values.count, sizeof(edge_value));
-  if (model->values == NULL) return changed(program);
+  edge_status status = place_values(survey, model, state);
+  if (status != EDGE_OK) return status;
   for (uint32_t i = 0; i < program->values.count; ++i) {
     edge_stored_value stored;
-    edge_status status = edge_load_value(program, i, model->values, state, &stored);
+    status = edge_load_value(program, i, model->values, state, &stored);
     if (status != EDGE_OK) return status;
     if (stored.value.kind == EDGE_TENSOR && stored.memory != 0) {
       stored.value.as.tensor.data = planned_place(survey, memories, &stored);
@@ -42,7 +63,8 @@ static edge_status build_values(const edge_survey *survey, edge_model *model, ed
       if (tensor->bytes > 0) memcpy(copy, tensor->data, tensor->bytes);
       tensor->data = copy;
     }
-    model->values[i] = stored.value;
+    if (edge_value_bytes(&stored.value) != edge_value_bytes(model->values[i])) return changed(program);
+    memcpy(model->values[i], &stored.value, edge_value_bytes(&stored.value));
   }
   return EDGE_OK;
 }
@@ -69,15 +91,15 @@ static edge_status build_ports(const edge_program *program, const fb_vector *por
   if (*pointers == NULL) return changed(program);
   for (uint32_t i = 0; i < ports->count; ++i) {
     uint32_t index = fb_list_u32(&program->reader, ports, i);
-    if (index >= program->values.count || model->values[index].kind != EDGE_TENSOR) return changed(program);
-    edge_tensor *tensor = &model->values[index].as.tensor;
+    if (index >= program->values.count || model->values[index]->kind != EDGE_TENSOR) return changed(program);
+    edge_tensor *tensor = &model->values[index]->as.tensor;
     /* The survey saw none among the inputs; callers write to them. */
     if (ports == &program->inputs && tensor->constant) return changed(program);
     if (tensor->data == NULL) {
       tensor->data = edge_take(arena, tensor->bytes, 1);
       if (tensor->data == NULL) return changed(program);
     }
-    (*pointers)[i] = &model->values[index];
+    (*pointers)[i] = model->values[index];
   }
   return EDGE_OK;
 }
@@ -93,8 +115,8 @@ static edge_status resolve_views(const edge_program *program, edge_model *model)
     uint32_t self_index = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_SELF);
     uint32_t out_index = fb_list_u32(&program->reader, &stored.args, EDGE_VIEW_OUT);
     if (self_index >= program->values.count || out_index >= program->values.count) return changed(program);
-    const edge_value *self = &model->values[self_index];
-    edge_value *out = &model->values[out_index];
+    const edge_value *self = model->values[self_index];
+    edge_value *out = model->values[out_index];
     if (self->kind != EDGE_TENSOR || out->kind != EDGE_TENSOR || self->as.tensor.data == NULL ||
         out->as.tensor.constant || self->as.tensor.dtype != out->as.tensor.dtype ||
         self->as.tensor.bytes != out->as.tensor.bytes ||
@@ -186,7 +208,7 @@ static edge_status build_calls(const edge_survey *survey, edge_model *model, edg
     for (uint32_t j = 0; j < op->arg_count; ++j) {
       uint32_t value = fb_list_u32(&program->reader, &stored.args, j);
       if (value >= program->values.count) return changed(program);
-      call->args[j] = &model->values[value];
+      call->args[j] = model->values[value];
     }
     status = edge_check_call(call, i);
     if (status == EDGE_OK) status = check_memories(call, i);

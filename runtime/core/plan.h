@@ -21,8 +21,14 @@
 
 /* More than any operator or sane model has; they bound the survey's stack and the time that a hostile file can take. */
 enum {
+#ifdef EDGE_BARE_METAL
+  /* The survey's stack, most of which these are, comes out of kilobytes. */
+  EDGE_MAX_ARGUMENTS = 16,
+  EDGE_MAX_LIST = 16,
+#else
   EDGE_MAX_ARGUMENTS = 32,
   EDGE_MAX_LIST = 64,
+#endif
   EDGE_MAX_PORTS = 64,
   EDGE_MAX_MEMORIES = 8,
   EDGE_MAX_VALUES = 1 << 18,
@@ -33,7 +39,7 @@ enum {
 enum { EDGE_VIEW_SELF = 0, EDGE_VIEW_OUT = 2, EDGE_VIEW_ARGUMENTS = 3 };
 
 struct edge_model {
-  edge_value *values;
+  edge_value **values;
   edge_value **inputs;
   edge_value **outputs;
   edge_call *calls;
@@ -47,6 +53,7 @@ typedef struct edge_survey {
   edge_options options; /* with the defaults filled in */
   size_t memory_bytes[EDGE_MAX_MEMORIES]; /* of each planned buffer, up to the end of its last tensor */
   uint32_t call_count;
+  size_t value_bytes; /* of all values, without the pointers to them */
   edge_requirements need;
 } edge_survey;
 
@@ -55,6 +62,9 @@ edge_status edge_run_survey(edge_survey *survey, const void *bytes, size_t size,
 
 /* Whether the block has a copy of a value that the file holds. */
 bool edge_is_copied(const edge_survey *survey, const edge_value *value);
+
+/* What a value takes in a model: see edge_core.h. */
+size_t edge_value_bytes(const edge_value *value);
 
 /* Rounds up to 16 bytes and adds; false where that overflows. */
 bool edge_add_bytes(size_t *total, uint64_t bytes);
@@ -71,11 +81,15 @@ typedef struct edge_pool {
 void *edge_take(edge_pool *pool, size_t count, size_t width);
 
 /* Room for the lists of one call. */
+#ifdef EDGE_BARE_METAL
+#define EDGE_LIST_BYTES 576 /* seven tensors, say */
+#else
 #define EDGE_LIST_BYTES (EDGE_MAX_LIST * (sizeof(edge_value) + sizeof(edge_value *)) + 1024)
+#endif
 
 /* Reads a value; a list's elements go to `pool`. `table`: the model's values, which the entries of tensor lists then
- * point into; NULL: the entries are built in `pool`. */
-edge_status edge_load_value(const edge_program *program, uint32_t index, edge_value *table, edge_pool *pool,
+ * are; NULL: the entries are built in `pool`. */
+edge_status edge_load_value(const edge_program *program, uint32_t index, edge_value *const *table, edge_pool *pool,
                             edge_stored_value *stored);
 
 /* Whether `value` is among the first `count` value indices of `ports`. */

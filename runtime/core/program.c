@@ -52,9 +52,11 @@ edge_label edge_string_label(const edge_program *program, const fb_vector *strin
   return edge_make_label(program->reader.bytes + string->at, string->count);
 }
 
+#ifndef EDGE_TERSE
 edge_status edge_refuse_value(const edge_program *program, edge_status status, uint32_t index, const char *text) {
   return edge_set_error(program->reader.error, status, "value %lu: %s", (unsigned long)index, text);
 }
+#endif
 
 static uint64_t header_number(const uint8_t *bytes, size_t at, int width) {
   uint64_t number = 0;

@@ -17,4 +17,9 @@ edge_label edge_string_label(const edge_program *program, const fb_vector *strin
 /* Reports "value <index>: <text>". */
 edge_status edge_refuse_value(const edge_program *program, edge_status status, uint32_t index, const char *text);
 
+/* See EDGE_TERSE in error.h. */
+#ifdef EDGE_TERSE
+#define edge_refuse_value(program, status, index, text) edge_set_error((program)->reader.error, (status))
+#endif
+
 #endif

@@ -34,7 +34,7 @@ bool edge_is_copied(const edge_survey *survey, const edge_value *value) {
 /* Adds up the value table, the lists, copied constants and the extent of every planned buffer. */
 static edge_status survey_values(edge_survey *survey) {
   const edge_program *program = &survey->program;
-  if (!edge_add_bytes(&survey->need.state_bytes, (uint64_t)program->values.count * sizeof(edge_value))) {
+  if (!edge_add_bytes(&survey->need.state_bytes, (uint64_t)program->values.count * sizeof(edge_value *))) {
     return edge_too_large(program);
   }
   for (uint32_t i = 0; i < program->values.count; ++i) {
@@ -43,6 +43,7 @@ static edge_status survey_values(edge_survey *survey) {
     edge_stored_value stored;
     edge_status status = edge_load_value(program, i, NULL, &lists, &stored);
     if (status != EDGE_OK) return status;
+    survey->value_bytes += edge_value_bytes(&stored.value); /* there are at most EDGE_MAX_VALUES */
     /* An upper bound: entries of tensor lists will point into the table instead. */
     if (!edge_add_bytes(&survey->need.state_bytes, lists.used)) return edge_too_large(program);
     if (edge_is_copied(survey, &stored.value) &&
@@ -56,6 +57,7 @@ static edge_status survey_values(edge_survey *survey) {
       if (end > survey->memory_bytes[stored.memory]) survey->memory_bytes[stored.memory] = (size_t)end;
     }
   }
+  if (!edge_add_bytes(&survey->need.state_bytes, survey->value_bytes)) return edge_too_large(program);
   for (uint32_t i = 0; i < program->memories.count; ++i) {
     if (!edge_add_bytes(&survey->need.arena_bytes, survey->memory_bytes[i])) return edge_too_large(program);
   }
@@ -135,6 +137,12 @@ static edge_status refuse_unknown_operators(const edge_program *program) {
   }
   names[used] = '\0';
   if (unknown == 0) return EDGE_OK;
+#ifdef EDGE_BARE_METAL
+  return (edge_set_error)(program->reader.error, EDGE_UNSUPPORTED,
+                          named == unknown ? "not an operator of this firmware: %s"
+                                           : "not operators of this firmware: %s and %lu more",
+                          names, (unsigned long)(unknown - named));
+#else
   if (named == unknown) {
     return edge_set_error(program->reader.error, EDGE_UNSUPPORTED,
                           "not an operator of the core: %s; use backend='executorch', or change the model", names);
@@ -142,6 +150,7 @@ static edge_status refuse_unknown_operators(const edge_program *program) {
   return edge_set_error(program->reader.error, EDGE_UNSUPPORTED,
                         "not operators of the core: %s and %lu more; use backend='executorch', or change the model",
                         names, (unsigned long)(unknown - named));
+#endif
 }
 
 /* Builds the arguments of each call in turn on the stack, to learn what the operators say about them. */
@@ -156,13 +165,15 @@ static edge_status survey_calls(edge_survey *survey) {
     if (status != EDGE_OK) return status;
     _Alignas(16) uint8_t storage[EDGE_LIST_BYTES];
     edge_pool lists = {storage, sizeof storage, 0};
-    edge_stored_value arguments[EDGE_MAX_ARGUMENTS];
+    edge_value arguments[EDGE_MAX_ARGUMENTS];
     edge_value *pointers[EDGE_MAX_ARGUMENTS];
     for (uint32_t j = 0; j < stored.args.count; ++j) {
       /* Arguments behind the operator's own repeat its outputs and are only looked at here. */
-      status = edge_load_value(program, fb_list_u32(&program->reader, &stored.args, j), NULL, &lists, &arguments[j]);
+      edge_stored_value argument;
+      status = edge_load_value(program, fb_list_u32(&program->reader, &stored.args, j), NULL, &lists, &argument);
       if (status != EDGE_OK) return status;
-      pointers[j] = &arguments[j].value;
+      arguments[j] = argument.value;
+      pointers[j] = &arguments[j];
     }
     if (op == NULL) continue;
     edge_call call = {

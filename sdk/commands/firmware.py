@@ -11,6 +11,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "boards": ("firmware_build", "boards"),
     "build": ("firmware_build", "build"),
     "run": ("firmware_run", "run"),
+    "ports": ("firmware_link", "ports"),
+    "info": ("firmware_link", "info"),
+    "infer": ("firmware_link", "infer"),
+    "flash": ("firmware_flash", "flash"),
+    "rollback": ("firmware_flash", "rollback"),
+    "stats": ("firmware_link", "stats"),
+    "key": ("firmware_flash", "key"),
+    "sign": ("firmware_flash", "sign"),
+    "gateway": ("firmware_link", "gateway"),
 }
 
 
@@ -37,4 +46,6 @@ def command() -> None:
     \b
     edge firmware build kws.edge --board lm3s6965evb -o kws.elf
     edge firmware run kws.elf --board lm3s6965evb        an emulated board on a TCP port
+    edge firmware infer /dev/ttyUSB0 yes.wav             a model on a board
+    edge firmware flash /dev/ttyUSB0 kws.edge            a new model for it
     """

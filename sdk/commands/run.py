@@ -34,6 +34,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", "
 )
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes to show for each input.")
 @click.option("--demo", is_flag=True, help="Run the reference inputs stored in the bundle (so does giving no input).")
+@click.option("--as-exported", is_flag=True, help="Leave out what edge learn taught the model on this device.")
 @threads_option
 @json_option
 @debug_option
@@ -45,6 +46,7 @@ def command(
     backend: str,
     top: int,
     demo: bool,
+    as_exported: bool,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -54,20 +56,20 @@ def command(
     """
     if demo and inputs:
         raise click.UsageError("--demo runs the stored inputs: give no others")
-    from edge.runtime import load
-
     failures: list[Exception] = []
-    with load(bundle, backend=backend, threads=threads) as model:
+    with _loaded(bundle, backend, threads, as_exported or not inputs) as model:
         document: dict[str, Any] = {"model": str(bundle), "backend": model.backend}
+        if model.learned is not None:
+            document["learned"] = {"samples": model.learned.samples, "labels": list(model.labels)}
         if inputs:
-            document["results"], failures = _predict_all(model, inputs, top)
+            document["results"], failures = predict_all(model, inputs, top)
         else:
             document.update(_run_reference(model, bundle, top))
     if any("error" not in row for row in document["results"]):
         if as_json:
             print_json(document)
         else:
-            _show(document)
+            show_results(document)
     if failures:
         invocation = ctx.find_object(Invocation)
         for failure in failures:
@@ -75,7 +77,21 @@ def command(
         ctx.exit(EXIT_ERROR)
 
 
-def _predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
+def _loaded(bundle: Path, backend: str, threads: int | None, as_exported: bool) -> "Model":
+    """The model; a warning about its learned weights in one line on standard error."""
+    import warnings
+
+    from edge.runtime import load
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = load(bundle, backend=backend, threads=threads, learned=not as_exported)
+    for warning in told:
+        click.echo(f"edge: {warning.message}", err=True)
+    return model
+
+
+def predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
     """A result for each file, and the errors of those that could not be read (their result holds the message)."""
     results: list[dict[str, Any]] = []
     failures: list[Exception] = []
@@ -154,10 +170,15 @@ def _best(logits: "NDArray[Any]", labels: tuple[str, ...], count: int) -> list[t
     return [(labels[index] if labels else str(index), float(scores[index])) for index in order]
 
 
-def _show(document: dict[str, Any]) -> None:
+def show_results(document: dict[str, Any]) -> None:
     from edge.sdk.console import format_seconds, print_table
 
     results = document["results"]
+    if "learned" in document:
+        click.echo(
+            f"With what it learned here: {document['learned']['samples']:,} samples "
+            "(edge learn --forget removes it; edge run --as-exported leaves it out)."
+        )
     if "reference" in document:
         click.echo(
             f"No input given: ran the {len(results)} reference inputs stored in the bundle; "

@@ -49,15 +49,25 @@ def linear(
 
 
 def convolution(
-    inputs: int, outputs: int, *, stride: int = 1, padding: int = 1, groups: int = 1, negative: bool = False
+    inputs: int,
+    outputs: int,
+    *,
+    stride: int = 1,
+    padding: int = 1,
+    groups: int = 1,
+    negative: bool = False,
+    bits: float = 8,
 ) -> FrozenConv2d:
-    """A 3 x 3 convolution of random int8 codes."""
+    """A 3 x 3 convolution of random int8 or ternary codes."""
     conv = nn.Conv2d(inputs, outputs, 3, stride, padding, groups=groups)
     scales = torch.rand(outputs) * 0.01 + 0.001
     if negative:
         scales *= torch.where(torch.arange(outputs) % 2 == 0, -1.0, 1.0)
-    codes = torch.randint(-127, 128, conv.weight.shape).to(torch.int8)
-    return FrozenConv2d(codes, scales, torch.randn(outputs), conv)
+    largest = 1 if bits == 1.58 else 127
+    codes = torch.randint(-largest, largest + 1, conv.weight.shape).to(torch.int8)
+    if bits == 1.58 and not negative:
+        scales = scales[:1]
+    return FrozenConv2d(codes, bits, scales, torch.randn(outputs), conv)
 
 
 class Block(nn.Module):
@@ -164,6 +174,20 @@ def _depthwise(bits: float) -> nn.Module:
     )
 
 
+def _ternary() -> nn.Module:
+    return nn.Sequential(
+        convolution(3, 12, stride=2),
+        nn.ReLU(),
+        convolution(12, 20, bits=1.58),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        convolution(20, 9, padding=0, bits=1.58, negative=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        linear(9, 5),
+    )
+
+
 _IMAGE = (1, 3, 16, 16)
 _SPECTRUM = (1, 1, 20, 12)
 
@@ -181,6 +205,7 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] 
     "negative4": (lambda: nn.Sequential(linear(24, 20, 4, negative=True, lowest=-8)), ((3, 24),)),
     "odd": (lambda: nn.Sequential(linear(33, 21, negative=True), nn.ReLU(), linear(21, 3)), ((5, 33),)),
     "layer": (lambda: linear(20, 7), ((3, 20),)),
+    "ternary": (lambda: _ternary(), (_IMAGE,)),
     "batch": (lambda: convolution(3, 5), ((2, 3, 8, 6),)),
     "twice": (lambda: Twice(), ((1, 5, 16),)),
     "pair": (lambda: Pair(), ((1, 16), (2, 3, 7))),

@@ -111,6 +111,7 @@ def test_a_failure_is_the_childs_own_line_or_the_end_of_its_log(job: Callable[[s
     children.stop()
 
 
+@pytest.mark.quiet
 def test_stop_ends_what_runs(job: Callable[[str, str], Path]) -> None:
     children = Children(Seen())
     sleeper = children.start("sleeper", job("sleeper", "time.sleep(600)"))

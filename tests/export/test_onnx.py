@@ -25,6 +25,7 @@ from tests.export.conftest import Lowered, Strided, layer_names, linear, lowered
 
 CASES = [
     "transformer",
+    "ternary",
     "compat",
     "int2",
     "int4",
@@ -109,7 +110,7 @@ def test_linear_layers_are_matmulnbits(name: str, bits: int) -> None:
         assert (attributes["bits"], attributes["accuracy_level"]) == (bits, 1)
 
 
-@pytest.mark.parametrize("name", ["transformer", "depthwise"])
+@pytest.mark.parametrize("name", ["transformer", "depthwise", "ternary"])
 def test_convolution_weights_are_int8(name: str) -> None:
     graph = onnx.load(onnx_file(name).path).graph
     kinds = {initializer.name: initializer.data_type for initializer in graph.initializer}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edge.export.quantize import (
     BitConv1d,
     BitConv1x1,
+    BitConv2d,
     BitLinear,
     Int8Conv2d,
     QuantConfig,
@@ -331,6 +332,47 @@ def test_each_layer_becomes_its_own_kind() -> None:
     assert kinds == [Int8Conv2d, Int8Conv2d, BitConv1x1, BitConv1x1, nn.Conv2d, nn.Flatten, BitLinear]
     assert [name for name, _ in quantized_layers(model)] == ["0", "1", "2", "3", "6"]
     assert model.eval()(torch.randn(1, 1, 4, 4)).shape == (1, 10)
+
+
+def test_ternary_convolution_is_the_integer_convolution() -> None:
+    torch.manual_seed(0)
+    conv = BitConv2d(6, 9, (3, 5), stride=2, padding=(1, 2)).eval()
+    x = torch.randn(2, 6, 11, 9)
+    codes, scales = conv.codes_and_scales()
+    assert codes.shape == conv.weight.shape and set(codes.unique().tolist()) == {-1, 0, 1} and scales.shape == (1,)
+    s_x = 127 / x.abs().amax((1, 2, 3), keepdim=True)
+    q = (x * s_x).round()
+    acc = F.conv2d(q.double(), codes.double(), None, 2, (1, 2)).float()
+    expected = acc * (scales.view(-1, 1, 1) / s_x) + conv.bias.view(-1, 1, 1)  # type: ignore[union-attr]
+    with torch.no_grad():
+        torch.testing.assert_close(conv(x), expected, rtol=1e-6, atol=1e-6)
+        conv.lambda_ = 0.0
+        assert torch.equal(conv(x), F.conv2d(x, conv.weight, conv.bias, 2, (1, 2)))
+    conv.lambda_ = 0.5
+    conv.train()(x).sum().backward()
+    assert conv.weight.grad is not None and float(conv.weight.grad.abs().max()) > 0
+
+
+def test_which_convolutions_become_ternary() -> None:
+    layers = {
+        "stem": nn.Conv2d(3, 8, 3),
+        "dense": nn.Conv2d(8, 8, 3),
+        "depthwise": nn.Conv2d(8, 8, 3, groups=8),
+        "grouped": nn.Conv2d(8, 8, 3, groups=2),
+        "pointwise": nn.Conv2d(8, 8, 1),
+    }
+    model = ternarize(nn.ModuleDict(layers), config=QuantConfig(conv="ternary", measure="mean"))
+    kinds = {name: type(layer) for name, layer in model.items()}  # type: ignore[operator]
+    assert kinds == {
+        "stem": Int8Conv2d,
+        "dense": BitConv2d,
+        "depthwise": Int8Conv2d,
+        "grouped": Int8Conv2d,
+        "pointwise": BitConv1x1,
+    }
+    assert model["dense"].measure == "mean"  # type: ignore[index]
+    with pytest.raises(BadInput, match="--conv ternary: exists for 1.58 bits only"):
+        QuantConfig(bits=4, conv="ternary")
 
 
 def test_convolutions_may_stay_float() -> None:

@@ -35,6 +35,7 @@ CASES = [
     ("depthwise", 4),
     ("depthwise", 8),
     ("depthwise2", 2),
+    ("ternary", 2),
     ("compat", 2),
     ("compat", 8),
     ("int2", 2),
@@ -136,6 +137,12 @@ def test_no_convolution_reads_integers_itself(name: str, bits: int) -> None:
     for op in file.operators:
         if file.builtin(op) in (Op.CONV_2D, Op.DEPTHWISE_CONV_2D):
             assert file.tensors[op.inputs[1]].type == TensorType.FLOAT32
+
+
+def test_ternary_convolutions_are_int8() -> None:
+    file = TfliteFile(tflite("ternary", 2).path.read_bytes())
+    kinds = {file.name(i): tensor.type for i, tensor in enumerate(file.tensors) if file.name(i).endswith(".weight")}
+    assert [kinds[f"{layer}.weight"] for layer in (0, 2, 5, 8)] == [WIDTH_TYPE[8]] * 3 + [WIDTH_TYPE[2]]
 
 
 def test_report() -> None:

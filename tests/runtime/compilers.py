@@ -20,7 +20,9 @@ import pytest
 from tests.conftest import ROOT
 
 CORE = ROOT / "runtime" / "core"
-CORE_SOURCES = sorted(map(str, [*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("kernels/**/*.c")]))
+CORE_SOURCES = sorted(
+    map(str, [*CORE.glob("*.c"), *CORE.glob("ops/*.c"), *CORE.glob("learn/*.c"), *CORE.glob("kernels/**/*.c")])
+)
 STRICT = (
     "-std=c11",
     "-Wall",

@@ -220,6 +220,59 @@ def edge_convolutions() -> bytes:
     return p.finish([x], [attended, indices, where])
 
 
+def edge_covering(apart: bool) -> bytes:
+    """Outputs that lie on inputs, images that turn among them; `apart`: the same with memory for each tensor."""
+    p = Handmade()
+    none, off, norm, relu, plain, no = (
+        p.value(Null()),
+        p.value(Double(-1.0)),
+        p.value(Double(1e-5)),
+        p.value(Int(1)),
+        p.value(Int(0)),
+        p.value(Bool(False)),
+    )
+    ones, threes = p.ints(1, 1), p.ints(3, 3)
+
+    def on(*sizes: int, at: int) -> int:
+        return p.tensor(*sizes) if apart else p.tensor(*sizes, at=at)
+
+    x, image = p.tensor(2, 3, 9, 7), p.memory
+    stem, first = p.tensor(2, 12, 9, 7), p.codes(12, 3 * 9)
+    p.call("edge::ternary_conv2d.out", x, first, p.floats(1), none, none, threes, ones, ones, ones, relu, stem)
+    depthwise = p.constant(p.random.integers(-127, 128, (12, 1, 3, 3)).astype("i1"))
+    deep = on(2, 12, 9, 7, at=image)
+    groups = p.value(Int(12))
+    p.call("edge::conv2d_int8.out", stem, depthwise, p.floats(12), none, none, ones, ones, ones, groups, relu, deep)
+    wide = on(2, 12, 9, 7, at=image)
+    p.call("edge::ternary_conv1x1.out", deep, p.codes(12, 12), p.floats(12), p.floats(12), none, off, relu, wide)
+    keep = p.tensor(2, 12, 9, 7)  # needed twice: nothing lies on it the first time
+    p.call(
+        "edge::int_conv1x1.out", wide, p.codes(12, 12, 4), p.floats(1), none, none, p.value(Int(4)), off, plain, keep
+    )
+    dense = p.tensor(2, 12, 9, 7)
+    p.call("edge::ternary_conv2d.out", keep, p.codes(12, 12 * 9), p.floats(12), none, none, threes, ones, ones, ones,
+           plain, dense)  # fmt: skip
+    added = on(2, 12, 9, 7, at=p.values[keep].val.allocation_info.memory_offset_low)  # on the residual
+    p.call("edge::ternary_conv2d.out", dense, p.codes(12, 12 * 9), p.floats(12), none, keep, threes, ones, ones, ones,
+           relu, added)  # fmt: skip
+    tokens = p.tensor(18, 84)
+    p.call("aten::view_copy.out", added, p.ints(18, 84), tokens, tokens)  # as ExecuTorch wants it
+    place = p.values[tokens].val.allocation_info.memory_offset_low
+    normed = on(18, 84, at=place)
+    p.call("edge::layer_norm.out", tokens, p.floats(84), none, norm, normed)
+    mixed = on(18, 84, at=place)
+    p.call("edge::ternary_linear.out", normed, p.codes(84, 84), p.floats(1), none, none, norm, relu, no, mixed)
+    placed = on(18, 84, at=place)
+    codes = p.constant(p.random.integers(-127, 128, (18, 84)).astype("i1"))
+    p.call("edge::add_quantized.out", mixed, codes, p.floats(18), placed)
+    other = p.tensor(18, 84)
+    p.call("edge::int_linear.out", placed, p.codes(84, 84, 8 // 4), p.floats(84), none, placed, p.value(Int(2)), norm,
+           plain, other)  # fmt: skip
+    last = on(18, 84, at=place)  # on the residual; x is another
+    p.call("edge::ternary_linear.out", other, p.codes(84, 84), p.floats(84), none, placed, off, plain, no, last)
+    return p.finish([x], [last])
+
+
 def wrong(name: str) -> bytes:
     """One refused program."""
     p = Handmade()
@@ -238,6 +291,19 @@ def wrong(name: str) -> bytes:
         p.call("aten::relu.out", x, y)
     elif name == "overlap":
         p.call("aten::relu.out", x, p.tensor(2, 4, at=16))
+    elif name == "covered_in_part":
+        p.tensor(2, 4)
+        none, norm = p.value(Null()), p.value(Double(1e-5))
+        p.call("edge::layer_norm.out", x, none, none, norm, p.tensor(2, 4, at=16))
+    elif name == "covered_other_size":
+        none, off = p.value(Null()), p.value(Double(-1.0))
+        p.call("edge::ternary_linear.out", x, p.codes(2, 4), p.floats(1), none, none, off, p.value(Int(0)),
+               p.value(Bool(False)), p.tensor(2, 2, at=0))  # fmt: skip
+    elif name == "covered_weight":
+        none, plain = p.value(Null()), p.value(Int(0))
+        square = p.tensor(4, 4)
+        p.call("edge::linear.out", p.tensor(4, 4), square, none, none, plain,
+               p.tensor(4, 4, at=p.values[square].val.allocation_info.memory_offset_low))  # fmt: skip
     elif name == "list_overlap":
         p.tensor(4, 4)
         p.call("aten::cat.out", p.value(TensorList([weight, x])), p.value(Int(0)), p.tensor(4, 4, at=16))
@@ -297,6 +363,9 @@ WRONG = (
     "constant_input",
     "constant_input_view",
     "overlap",
+    "covered_in_part",
+    "covered_other_size",
+    "covered_weight",
     "list_overlap",
     "output_list_overlap",
     "output_list_of_constants",
@@ -324,5 +393,7 @@ if __name__ == "__main__":
     target = Path(sys.argv[1])
     for key, build in EDGE.items():
         (target / f"{key}.pte").write_bytes(build())
+    (target / "covering.pte").write_bytes(edge_covering(apart=False))
+    (target / "covering_apart.pte").write_bytes(edge_covering(apart=True))
     for key in WRONG:
         (target / f"wrong_{key}.pte").write_bytes(wrong(key))

@@ -25,6 +25,7 @@ def _sleeper(seconds: float, calls: list[str], name: str) -> Callable[[], None]:
     return run
 
 
+@pytest.mark.quiet
 def test_engines_run_in_turn_and_the_first_is_the_measure() -> None:
     calls: list[str] = []
     runs = {"first": _sleeper(0.004, calls, "first"), "second": _sleeper(0.012, calls, "second")}
@@ -61,6 +62,7 @@ _WIDTHS = {
 }
 
 
+@pytest.mark.quiet
 def test_the_peak_is_what_a_processor_can_do() -> None:
     peak = _core.measure_peak(10)
     rates = {**peak["int8"], **peak["float32"]}
@@ -72,6 +74,7 @@ def test_the_peak_is_what_a_processor_can_do() -> None:
     assert max(measure_peak(5).int8.values()) > max(peak["int8"].values()), "operations are two a multiply-accumulate"
 
 
+@pytest.mark.quiet
 def test_measuring_the_peak_lets_other_threads_run() -> None:
     done = threading.Event()
     ticks = 0

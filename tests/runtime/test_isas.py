@@ -124,6 +124,7 @@ def test_a_forked_child_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.fail("the child hangs")
 
 
+@pytest.mark.quiet
 def test_idle_threads_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between runs a pool takes no processor time."""
     program = opened(model_folder() / "cct_2_3x2.pte", isas()[0], 4, monkeypatch)
@@ -138,6 +139,7 @@ FLOORS = json.loads(Path(__file__).with_name("speed_floors.json").read_text())
 """How many times faster than `scalar` each instruction set runs each model, one thread, measured on one machine."""
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("name", NAMES)
 def test_speed_over_scalar_is_kept(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A ratio in one process, engines in turn, the minimum of many: it fails where the fast kernels do not run."""

@@ -169,7 +169,7 @@ def test_conv2d_int8() -> None:
 
 def test_ternary_conv2d() -> None:
     rng = np.random.default_rng(7)
-    for b, c, o, groups, kernel, size, geometry, residual in convolutions(rng, 120):
+    for b, c, o, _, kernel, size, geometry, residual in convolutions(rng, 120):
         if rng.random() < 0.2:
             c *= 70  # deeper than what is unpacked at once
         x = spoil(rng, normal(rng, b, c, *size) * 4)

@@ -145,6 +145,7 @@ double pow(double x, double y) {
 }
 
 float expf(float x) { return (float)exp((double)x); }
+float expm1f(float x) { return fabsf(x) < 1e-9f ? x : (float)(exp((double)x) - 1.0); }
 float logf(float x) { return (float)log((double)x); }
 float powf(float x, float y) { return (float)pow((double)x, (double)y); }
 

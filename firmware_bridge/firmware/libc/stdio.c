@@ -36,8 +36,9 @@ static char *digits(char *end, uint64_t value, unsigned base) {
   return end;
 }
 
-/* %g: six significant digits, in fixed or scientific notation, without trailing zeros. */
-static void put_real(sink *to, double value) {
+/* %g: six significant digits, in fixed or scientific notation, without trailing zeros. Computed in float32, which is in
+ * hardware or at least smaller: the last digit may be off. */
+static void put_real(sink *to, float value) {
   if (value != value) {
     put_padded(to, "nan", 3, 0, ' ');
     return;
@@ -46,18 +47,18 @@ static void put_real(sink *to, double value) {
     put(to, '-');
     value = -value;
   }
-  if (value > 1.7976931348623157e308) {
+  if (value > 3.4028235e38f) {
     put_padded(to, "inf", 3, 0, ' ');
     return;
   }
   int exponent = 0;
-  if (value > 0) {
-    while (value >= 1e16) value /= 1e16, exponent += 16;
-    while (value >= 10.0) value /= 10.0, ++exponent;
-    while (value < 1e-15) value *= 1e16, exponent -= 16;
-    while (value < 1.0) value *= 10.0, --exponent;
+  if (value > 0.0f) {
+    while (value >= 1e8f) value *= 1e-8f, exponent += 8;
+    while (value >= 10.0f) value *= 0.1f, ++exponent;
+    while (value < 1e-7f) value *= 1e8f, exponent -= 8;
+    while (value < 1.0f) value *= 10.0f, --exponent;
   }
-  uint32_t scaled = (uint32_t)(value * 1e5 + 0.5);
+  uint32_t scaled = (uint32_t)(value * 1e5f + 0.5f);
   if (scaled >= 1000000) scaled /= 10, ++exponent;
   char figures[6];
   for (int i = 5; i >= 0; --i) figures[i] = (char)('0' + scaled % 10), scaled /= 10;
@@ -144,7 +145,7 @@ int vsnprintf(char *text, size_t room, const char *format, va_list arguments) {
         put_padded(&to, string, count, width, ' ');
         break;
       }
-      case 'g': put_real(&to, va_arg(arguments, double)); break;
+      case 'g': put_real(&to, (float)va_arg(arguments, double)); break;
       case '%': put(&to, '%'); break;
       case '\0': --format; break;
       default: put(&to, *format); break;

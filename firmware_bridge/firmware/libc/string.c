@@ -68,6 +68,19 @@ size_t strlen(const char *text) {
   return (size_t)(end - text);
 }
 
+size_t strnlen(const char *text, size_t most) {
+  size_t length = 0;
+  while (length < most && text[length] != '\0') ++length;
+  return length;
+}
+
+char *strchr(const char *text, int letter) {
+  for (;; ++text) {
+    if (*text == (char)letter) return (char *)(uintptr_t)text;
+    if (*text == '\0') return NULL;
+  }
+}
+
 int strcmp(const char *a, const char *b) {
   while (*a != '\0' && *a == *b) ++a, ++b;
   return (uint8_t)*a - (uint8_t)*b;

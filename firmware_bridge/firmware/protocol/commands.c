@@ -264,6 +264,11 @@ static edge_refusal activate(exchange *x) {
   return edge_activate(x->device, edge_get32(x->body), edge_get32(x->body + 4), x->why);
 }
 
+static edge_refusal roll_back(exchange *x) {
+  if (x->count != 4) return wrong_length(x);
+  return edge_roll_back(x->device, edge_get32(x->body), x->why);
+}
+
 /* --- learning ---------------------------------------------------------------------------------------------------- */
 
 static edge_refusal read_plan(const exchange *x, edge_learn_plan *plan) {
@@ -384,7 +389,7 @@ edge_refusal edge_obey(edge_device *device, uint8_t command, const uint8_t *body
     case EDGE_CHUNK: refusal = take_chunk(&x); break;
     case EDGE_END: refusal = edge_end(device, why); break;
     case EDGE_ACTIVATE: refusal = activate(&x); break;
-    case EDGE_ROLL_BACK: refusal = edge_roll_back(device, why); break;
+    case EDGE_ROLL_BACK: refusal = roll_back(&x); break;
     case EDGE_RESET: refusal = EDGE_DONE; break; /* serve.c does it, after the answer */
     case EDGE_START_LEARNING: refusal = start_learning(&x); break;
     case EDGE_LEARN: refusal = learn(&x); break;

@@ -109,7 +109,9 @@ edge_refusal edge_write_chunk(edge_device *device, uint32_t offset, const uint8_
                               edge_error *why);
 edge_refusal edge_end(edge_device *device, edge_error *why);
 edge_refusal edge_activate(edge_device *device, uint32_t slot, uint32_t sequence, edge_error *why);
-edge_refusal edge_roll_back(edge_device *device, edge_error *why);
+/* From the model of this sequence, on trial or active, to the one before it; another one is not touched: the command
+ * may come a second time after a start. */
+edge_refusal edge_roll_back(edge_device *device, uint32_t sequence, edge_error *why);
 
 /* --- lessons.c --------------------------------------------------------------------------------------------------- */
 

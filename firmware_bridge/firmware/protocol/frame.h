@@ -16,9 +16,13 @@
 
 #include "board.h"
 
-/* Bytes of model, input or weights that one frame carries: 512 to 1024. A board of little memory asks for less. */
+/* Bytes of model, input or weights that one frame carries: 512 to 1024. Two frames are kept in memory. */
 #ifndef EDGE_CHUNK_BYTES
+#if defined(EDGE_RAM_BYTES) && EDGE_RAM_BYTES <= 0x4000
+#define EDGE_CHUNK_BYTES 512
+#else
 #define EDGE_CHUNK_BYTES 1024
+#endif
 #endif
 
 enum {

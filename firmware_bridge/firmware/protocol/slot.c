@@ -122,7 +122,7 @@ edge_refusal edge_check_slot(const edge_identity *identity, uint32_t slot, edge_
 }
 
 edge_refusal edge_check_age(const edge_commit *commit, const edge_manifest *manifest, edge_error *why) {
-#ifdef EDGE_BOARD_CLOCK /* uint64_t board_unix_time(void): few boards know the time */
+#ifdef EDGE_BOARD_CLOCK
   if (manifest->expiry != 0 && board_unix_time() > manifest->expiry) {
     return edge_refuse(why, EDGE_EXPIRED, "the image has expired");
   }

@@ -133,10 +133,15 @@ edge_refusal edge_activate(edge_device *device, uint32_t slot, uint32_t sequence
     return edge_refuse(why, EDGE_STALE, "the slot holds sequence %lu, not %lu", (unsigned long)manifest.sequence,
                        (unsigned long)sequence);
   }
-  if (slot == device->commit.active) { /* by its age it cannot be */
-    return edge_refuse(why, EDGE_STALE, "slot %lu is active already", (unsigned long)slot);
-  }
   edge_commit next = device->commit;
+  if (slot == next.active) {
+    /* It was damaged, and is the only one that could be written over: what runs takes its place in the record. By its
+     * age the image cannot be the active one. */
+    if (!device->fallback) return edge_refuse(why, EDGE_SLOT_IN_USE, "slot %lu is active", (unsigned long)slot);
+    next.active = device->running.slot;
+    next.active_sequence = next.previous_sequence;
+    next.previous_sequence = 0;
+  }
   next.trial = (uint8_t)slot;
   next.trial_boots = 0;
   next.trial_result = 0;
@@ -147,9 +152,13 @@ edge_refusal edge_activate(edge_device *device, uint32_t slot, uint32_t sequence
   return EDGE_DONE;
 }
 
-edge_refusal edge_roll_back(edge_device *device, edge_error *why) {
-  if (device->commit.trial != EDGE_NO_SLOT) return cancel_trial(device, why);
+edge_refusal edge_roll_back(edge_device *device, uint32_t sequence, edge_error *why) {
   edge_commit next = device->commit;
+  const bool on_trial = next.trial != EDGE_NO_SLOT;
+  if (sequence != (on_trial ? next.trial_sequence : next.active_sequence)) {
+    return edge_refuse(why, EDGE_STALE, "sequence %lu is not what would run", (unsigned long)sequence);
+  }
+  if (on_trial) return cancel_trial(device, why);
   if (next.active == EDGE_NO_SLOT || next.previous_sequence == 0) {
     return edge_refuse(why, EDGE_NO_IMAGE, "there is no model to go back to");
   }

@@ -121,7 +121,11 @@ typedef struct edge_qd8_conv2d {
 /* As edge_qd8_weights, for convolutions: `quantize` writes one float sample [channels, height, width] as an image of
  * codes in the kernel's layout, `image_bytes` long, and gives its scale; `run` computes the output rows
  * first .. last - 1 of all channels, and has `scratch_bytes` of temporary memory (NULL: it needs none). The sample's
- * channels may come first or last. */
+ * channels may come first or last.
+ *
+ * Where `row_bytes` is not NULL, an image may hold some rows only: `scale` is that of all the sample's values,
+ * `quantize_rows` writes the rows first .. last - 1 of the sample one after the other, row_bytes each, and `run` takes
+ * an image of the rows that `shape.height` and `padding_h` then tell of. `quantize` writes them all. */
 typedef struct edge_qd8_conv2d_weights {
   size_t (*packed_bytes)(const edge_conv2d *shape);
   void (*pack)(const edge_conv2d *shape, const void *weight, void *packed);
@@ -130,6 +134,10 @@ typedef struct edge_qd8_conv2d_weights {
   void (*run)(const edge_qd8_conv2d *conv, size_t first, size_t last);
   size_t (*scratch_bytes)(const edge_conv2d *shape);
   int layout; /* as in edge_qd8_weights; qc2w only */
+  size_t (*row_bytes)(const edge_conv2d *shape);
+  edge_row (*scale)(size_t count, const float *x); /* the sum is between the two functions */
+  void (*quantize_rows)(const edge_conv2d *shape, const float *x, bool channels_last, const edge_row *row, size_t first,
+                        size_t last, void *rows);
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */

@@ -35,7 +35,18 @@ static inline float edge_pow2f(int32_t n) {
   return value;
 }
 
-static inline float edge_expf(float x) {
+/* Firmware has these two once, in kernels/math_f32.c, and not in every kernel. */
+#if defined(EDGE_BARE_METAL) && !defined(EDGE_MATH_DEFINES)
+float edge_expf(float x);
+float edge_activatef(float x, int activation);
+#else
+#ifdef EDGE_MATH_DEFINES
+#define EDGE_MATH_ONCE
+#else
+#define EDGE_MATH_ONCE static inline
+#endif
+
+EDGE_MATH_ONCE float edge_expf(float x) {
   if (x > 88.72283f) return INFINITY;
   if (x < -87.33654f) return 0.0f;
   if (x != x) return x;
@@ -53,6 +64,7 @@ static inline float edge_expf(float x) {
   const int32_t half = exponent >> 1;
   return p * edge_pow2f(half) * edge_pow2f(exponent - half);
 }
+#endif
 
 static inline float edge_tanhf(float x) {
   const float a = fabsf(x);
@@ -127,8 +139,9 @@ static inline float edge_reluf(float x) { return x < 0.0f ? 0.0f : x; }
 static inline float edge_clampf(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 static inline float edge_hardswishf(float x) { return x * edge_clampf(x + 3.0f, 0.0f, 6.0f) / 6.0f; }
 
+#if !defined(EDGE_BARE_METAL) || defined(EDGE_MATH_DEFINES)
 /* `activation` is one of EDGE_ACT_*. */
-static inline float edge_activatef(float x, int activation) {
+EDGE_MATH_ONCE float edge_activatef(float x, int activation) {
   switch (activation) {
     case EDGE_ACT_RELU: return edge_reluf(x);
     case EDGE_ACT_GELU_ERF: return edge_geluf(x);
@@ -141,5 +154,6 @@ static inline float edge_activatef(float x, int activation) {
     default: return x;
   }
 }
+#endif
 
 #endif

@@ -52,6 +52,7 @@ typedef struct edge_chain {
   edge_conv2d windows[EDGE_CHAIN_MAX];
   uint32_t count;
   uint32_t weighted;        /* layers with weights */
+  uint32_t found;           /* layers up to the last with weights that was found */
   uint32_t body;            /* instructions before the first */
   const edge_tensor *entry; /* what the first layer takes */
   bool softmax;             /* the program's own, at its end */
@@ -66,7 +67,7 @@ void edge_initial_weights(const edge_layer *layer);
 
 /* One layer's way forward, and back: `rate` times the gradient goes off the weights, and the gradient of x takes the
  * place of x, unless `first`. `before` is the activation that x came from; `plane` is room for one plane of x. */
-void edge_layer_forward(edge_layer *layer, const float *x);
+void edge_layer_forward(edge_layer *layer, float *x);
 void edge_layer_back(const edge_layer *layer, float *x, bool first, int before, float rate, float *plane);
 
 /* What an activation function with the value y multiplies a gradient by. */

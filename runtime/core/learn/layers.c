@@ -13,8 +13,6 @@
 /* Inputs of a dense layer whose gradients are summed side by side, while their weights are still the old ones. */
 enum { COLUMNS = 16 };
 
-static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
-
 float edge_slope(float y, int activation) {
   switch (activation) {
     case EDGE_ACT_RELU: return y > 0.0f ? 1.0f : 0.0f;
@@ -27,84 +25,51 @@ float edge_slope(float y, int activation) {
 
 /* --- windows ------------------------------------------------------------------------------------------------------ */
 
-/* Where tap (kh, kw) of output (oy, ox) lies in a plane; false outside of it. */
-static bool tap(const edge_conv2d *window, int32_t oy, int32_t ox, int32_t kh, int32_t kw, size_t *at) {
-  const int32_t y = oy * window->stride_h + kh * window->dilation_h - window->padding_h;
-  const int32_t x = ox * window->stride_w + kw * window->dilation_w - window->padding_w;
-  *at = (size_t)y * (size_t)window->width + (size_t)x;
-  return y >= 0 && y < window->height && x >= 0 && x < window->width;
+/* Where tap `j` of output `i` lies in a plane, both counted row by row; false outside of it. */
+static bool tap(const edge_conv2d *window, int32_t i, int32_t j, size_t *at) {
+  const int32_t y = i / window->out_width * window->stride_h + j / window->kernel_w * window->dilation_h;
+  const int32_t x = i % window->out_width * window->stride_w + j % window->kernel_w * window->dilation_w;
+  const int32_t row = y - window->padding_h, column = x - window->padding_w;
+  *at = (size_t)row * (size_t)window->width + (size_t)column;
+  return row >= 0 && row < window->height && column >= 0 && column < window->width;
 }
+
+/* The gradients of values that came from an activation function, in their place. */
+static void pass_on(float *x, const float *gradient, size_t count, int before) {
+  for (size_t i = 0; i < count; ++i) x[i] = gradient[i] * edge_slope(x[i], before);
+}
+
+static float *biases_of(const edge_layer *layer) { return layer->weights + (size_t)layer->rows * layer->depth; }
 
 static size_t plane_of(const edge_conv2d *window) { return (size_t)window->height * (size_t)window->width; }
 
-/* The largest value of a window, the first of equals, or a NaN; false where the window is all padding. */
-static bool largest(const edge_conv2d *window, const float *plane, int32_t oy, int32_t ox, size_t *found) {
-  bool any = false;
-  size_t at;
-  for (int32_t kh = 0; kh < window->kernel_h; ++kh) {
-    for (int32_t kw = 0; kw < window->kernel_w; ++kw) {
-      if (!tap(window, oy, ox, kh, kw, &at)) continue;
-      if (any && !(plane[at] > plane[*found]) && plane[at] == plane[at]) continue;
-      *found = at;
-      any = true;
-    }
-  }
-  return any;
-}
-
-static float mean(const edge_conv2d *window, const float *plane, int32_t oy, int32_t ox, float share) {
-  float sum = 0.0f;
-  size_t at;
-  for (int32_t kh = 0; kh < window->kernel_h; ++kh) {
-    for (int32_t kw = 0; kw < window->kernel_w; ++kw) {
-      if (tap(window, oy, ox, kh, kw, &at)) sum += plane[at];
-    }
-  }
-  return sum * share;
-}
-
-static float share_of(const edge_conv2d *window) { return 1.0f / (float)(window->kernel_h * window->kernel_w); }
-
-static void pool(const edge_layer *layer, const float *x) {
-  const edge_conv2d *window = layer->window;
-  const float share = share_of(window);
-  float *y = layer->y;
-  size_t at = 0;
-  for (int32_t c = 0; c < window->channels; ++c, x += plane_of(window)) {
-    for (int32_t oy = 0; oy < window->out_height; ++oy) {
-      for (int32_t ox = 0; ox < window->out_width; ++ox) {
-        if (layer->kind == EDGE_LAYER_MEAN_POOL) {
-          *y++ = mean(window, x, oy, ox, share);
-        } else {
-          *y++ = largest(window, x, oy, ox, &at) ? x[at] : -INFINITY;
-        }
-      }
-    }
-  }
-}
-
-static void pool_back(const edge_layer *layer, float *x, int before, float *plane) {
+/* Both pools, and their way back where `plane` is not NULL: then x becomes its gradient. The largest value of a window is
+ * the first of equals, or a NaN; a window that is all padding has none. */
+static void pool(const edge_layer *layer, float *x, int before, float *plane) {
   const edge_conv2d *window = layer->window;
   const size_t size = plane_of(window);
-  const float share = share_of(window), *gradient = layer->y;
+  const int32_t taps = window->kernel_h * window->kernel_w;
+  const float share = 1.0f / (float)taps;
+  const bool mean = layer->kind == EDGE_LAYER_MEAN_POOL;
+  float *y = layer->y;
   for (int32_t c = 0; c < window->channels; ++c, x += size) {
-    memset(plane, 0, size * sizeof *plane);
-    for (int32_t oy = 0; oy < window->out_height; ++oy) {
-      for (int32_t ox = 0; ox < window->out_width; ++ox) {
-        const float g = *gradient++;
-        size_t at = 0;
-        if (layer->kind == EDGE_LAYER_MAX_POOL) {
-          if (largest(window, x, oy, ox, &at)) plane[at] += g;
-          continue;
-        }
-        for (int32_t kh = 0; kh < window->kernel_h; ++kh) {
-          for (int32_t kw = 0; kw < window->kernel_w; ++kw) {
-            if (tap(window, oy, ox, kh, kw, &at)) plane[at] += g * share;
-          }
-        }
+    if (plane != NULL) memset(plane, 0, size * sizeof *plane);
+    for (int32_t i = 0; i < window->out_height * window->out_width; ++i, ++y) {
+      size_t at, top = size;
+      float sum = 0.0f;
+      for (int32_t j = 0; j < taps; ++j) {
+        if (!tap(window, i, j, &at)) continue;
+        sum += x[at];
+        if (mean && plane != NULL) plane[at] += *y * share;
+        if (top == size || x[at] > x[top] || x[at] != x[at]) top = at;
+      }
+      if (plane == NULL) {
+        *y = mean ? sum * share : top < size ? x[top] : -INFINITY;
+      } else if (!mean && top < size) {
+        plane[top] += *y;
       }
     }
-    for (size_t i = 0; i < size; ++i) x[i] = plane[i] * edge_slope(x[i], before);
+    if (plane != NULL) pass_on(x, plane, size, before);
   }
 }
 
@@ -117,54 +82,42 @@ static void convolve(const edge_layer *layer, const float *x) {
       .shape = *window,
       .x = x,
       .weight = layer->weights,
-      .bias = layer->weights + (size_t)layer->rows * layer->depth,
+      .bias = biases_of(layer),
+      .activation = layer->activation,
       .out = {.data = layer->y, .row_step = 1, .step = pixels},
   };
   const edge_conv_part all = {0, pixels, 0, (size_t)window->out_channels};
   edge_kernels_scalar.f32_conv2d.run(&conv, &all);
 }
 
-/* One weight: its own gradient is summed over the outputs, and what it passes on is added to the plane of its input. */
-static float correlate(const edge_conv2d *window, const float *gradient, const float *x, int32_t kh, int32_t kw,
-                       float weight, float *plane) {
-  float sum = 0.0f;
-  size_t at;
-  for (int32_t oy = 0; oy < window->out_height; ++oy) {
-    for (int32_t ox = 0; ox < window->out_width; ++ox, ++gradient) {
-      if (!tap(window, oy, ox, kh, kw, &at)) continue;
-      sum += *gradient * x[at];
-      if (plane != NULL) plane[at] += weight * *gradient;
-    }
-  }
-  return sum;
-}
-
-static void convolve_back(const edge_layer *layer, float *x, bool first, int before, float rate, float *plane) {
+static void convolve_back(const edge_layer *layer, float *x, int before, float rate, float *plane) {
   const edge_conv2d *window = layer->window;
-  const size_t size = plane_of(window), pixels = (size_t)window->out_height * (size_t)window->out_width;
+  const size_t size = plane_of(window), taps = (size_t)(window->kernel_h * window->kernel_w);
+  const int32_t pixels = window->out_height * window->out_width;
   const int32_t depth = window->channels / window->groups, width = window->out_channels / window->groups;
-  const size_t taps = (size_t)(window->kernel_h * window->kernel_w);
-  float *planes = first ? NULL : plane;
   for (int32_t c = 0; c < window->channels; ++c, x += size) {
-    if (!first) memset(plane, 0, size * sizeof *plane);
+    if (plane != NULL) memset(plane, 0, size * sizeof *plane);
     const int32_t begin = c / depth * width;
     for (int32_t o = begin; o < begin + width; ++o) {
-      float *weight = layer->weights + ((size_t)o * (size_t)depth + (size_t)(c % depth)) * taps;
-      for (int32_t kh = 0; kh < window->kernel_h; ++kh) {
-        for (int32_t kw = 0; kw < window->kernel_w; ++kw, ++weight) {
-          *weight -= rate * correlate(window, layer->y + (size_t)o * pixels, x, kh, kw, *weight, planes);
+      float *weight = layer->weights + (size_t)(o * depth + c % depth) * taps;
+      for (int32_t j = 0; j < (int32_t)taps; ++j, ++weight) {
+        const float *gradient = layer->y + (size_t)o * (size_t)pixels;
+        float sum = 0.0f;
+        size_t at;
+        for (int32_t i = 0; i < pixels; ++i, ++gradient) {
+          if (!tap(window, i, j, &at)) continue;
+          sum += *gradient * x[at];
+          if (plane != NULL) plane[at] += *weight * *gradient;
         }
+        *weight -= rate * sum;
       }
     }
-    if (first) continue;
-    for (size_t i = 0; i < size; ++i) x[i] = plane[i] * edge_slope(x[i], before);
+    if (plane != NULL) pass_on(x, plane, size, before);
   }
-  float *bias = layer->weights + (size_t)layer->rows * layer->depth;
   for (uint32_t o = 0; o < layer->rows; ++o) {
-    const float *gradient = layer->y + (size_t)o * pixels;
     float sum = 0.0f;
-    for (size_t i = 0; i < pixels; ++i) sum += gradient[i];
-    bias[o] -= rate * sum;
+    for (int32_t i = 0; i < pixels; ++i) sum += layer->y[o * (size_t)pixels + (size_t)i];
+    biases_of(layer)[o] -= rate * sum;
   }
 }
 
@@ -174,14 +127,14 @@ static void multiply(const edge_layer *layer, const float *x) {
   const size_t n = layer->rows, k = layer->depth;
   const edge_output_view out = {layer->y, NULL, n, 1};
   layer->call->kernels->f32_gemm(1, n, k, (edge_matrix){x, k, 1}, (edge_matrix){layer->weights, k, 1},
-                                 layer->weights + n * k, EDGE_ACT_NONE, &out);
+                                 biases_of(layer), layer->activation, &out);
 }
 
-static void multiply_back(const edge_layer *layer, float *x, bool first, int before, float rate) {
+static void multiply_back(const edge_layer *layer, float *x, int before, float rate, bool first) {
   const size_t rows = layer->rows, depth = layer->depth;
   const float *gradient = layer->y;
   for (size_t k = 0; k < depth; k += COLUMNS) {
-    const size_t columns = smaller(depth - k, COLUMNS);
+    const size_t columns = depth - k < COLUMNS ? depth - k : COLUMNS;
     float sum[COLUMNS] = {0};
     for (size_t n = 0; n < rows; ++n) {
       float *weight = layer->weights + n * depth + k;
@@ -191,11 +144,9 @@ static void multiply_back(const edge_layer *layer, float *x, bool first, int bef
         weight[i] -= step * x[k + i];
       }
     }
-    if (first) continue;
-    for (size_t i = 0; i < columns; ++i) x[k + i] = sum[i] * edge_slope(x[k + i], before);
+    if (!first) pass_on(x + k, sum, columns, before);
   }
-  float *bias = layer->weights + rows * depth;
-  for (size_t n = 0; n < rows; ++n) bias[n] -= rate * gradient[n];
+  for (size_t n = 0; n < rows; ++n) biases_of(layer)[n] -= rate * gradient[n];
 }
 
 /* --- norm --------------------------------------------------------------------------------------------------------- */
@@ -220,24 +171,22 @@ static void normalize_back(const edge_layer *layer, float *x, int before) {
   }
 }
 
-void edge_layer_forward(edge_layer *layer, const float *x) {
+void edge_layer_forward(edge_layer *layer, float *x) {
   switch (layer->kind) {
     case EDGE_LAYER_DENSE: multiply(layer, x); break;
     case EDGE_LAYER_CONVOLUTION: convolve(layer, x); break;
     case EDGE_LAYER_NORM: normalize(layer, x); break;
-    default: pool(layer, x);
+    default: pool(layer, x, EDGE_ACT_NONE, NULL);
   }
-  if (layer->activation == EDGE_ACT_NONE) return;
-  for (uint32_t i = 0; i < layer->outputs; ++i) layer->y[i] = edge_activatef(layer->y[i], layer->activation);
 }
 
 void edge_layer_back(const edge_layer *layer, float *x, bool first, int before, float rate, float *plane) {
   switch (layer->kind) {
-    case EDGE_LAYER_DENSE: multiply_back(layer, x, first, before, rate); break;
-    case EDGE_LAYER_CONVOLUTION: convolve_back(layer, x, first, before, rate, plane); break;
+    case EDGE_LAYER_DENSE: multiply_back(layer, x, before, rate, first); break;
+    case EDGE_LAYER_CONVOLUTION: convolve_back(layer, x, before, rate, first ? NULL : plane); break;
     case EDGE_LAYER_NORM:
       if (!first) normalize_back(layer, x, before);
       break;
-    default: pool_back(layer, x, before, plane);
+    default: pool(layer, x, before, plane);
   }
 }

@@ -89,6 +89,8 @@ void edge_learn_reset(edge_learner *learner);
 float *edge_learn_weights(edge_learner *learner, size_t *count);
 /* Samples learned since the weights were the program's, those of loaded weights included. */
 uint32_t edge_learn_samples(const edge_learner *learner);
+/* For weights that come from elsewhere, with samples that were learned there. */
+void edge_learn_set_samples(edge_learner *learner, uint32_t samples);
 
 /* --- learned weights as bytes: of a file on a Pi, of flash on a board, of a frame on the wire ------------------------
  *

@@ -41,9 +41,7 @@ void edge_learned_header(edge_learner *learner, const uint8_t program_hash[EDGE_
   digest(header, learner->weights, learner->parameters * sizeof(float), header + DIGEST_AT);
 }
 
-static edge_status refuse(edge_error *error, const char *why) {
-  return edge_set_error(error, EDGE_BAD_FILE, "learned weights: %s", why);
-}
+#define refuse(error, why) edge_set_error((error), EDGE_BAD_FILE, "learned weights: " why)
 
 edge_status edge_learned_plan(const void *blob, size_t bytes, const uint8_t program_hash[EDGE_LEARNED_HASH_BYTES],
                               edge_learn_plan *plan, size_t *used, edge_error *error) {

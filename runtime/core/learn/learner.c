@@ -130,6 +130,8 @@ float *edge_learn_weights(edge_learner *learner, size_t *count) {
 
 uint32_t edge_learn_samples(const edge_learner *learner) { return learner->samples; }
 
+void edge_learn_set_samples(edge_learner *learner, uint32_t samples) { learner->samples = samples; }
+
 const float *edge_learn_outputs(const edge_learner *learner, size_t *count) {
   *count = learner->plan.classes;
   return last_of(learner)->y;
@@ -148,7 +150,7 @@ static edge_status forward(edge_learner *learner, edge_error *error) {
   const edge_status status = edge_run_calls(learner->model, learner->body, NULL, NULL, error);
   if (status != EDGE_OK) return status;
   if (learner->x != learner->entry->data) turn(learner->layers[0].window, learner->entry->data, learner->x);
-  const float *x = learner->x;
+  float *x = learner->x;
   for (uint32_t i = 0; i < learner->count; ++i) {
     edge_layer_forward(&learner->layers[i], x);
     x = learner->layers[i].y;

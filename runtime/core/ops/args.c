@@ -1,4 +1,5 @@
 /* Validation of arguments; see args.h. */
+#define EDGE_TERSE_DEFINES
 #include "ops/args.h"
 
 #include <stdio.h>

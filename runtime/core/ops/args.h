@@ -69,6 +69,10 @@ static inline edge_threads *edge_threads_for(const edge_call *call, double nanos
   return nanoseconds >= 15000.0 ? call->threads : NULL;
 #endif
 }
+#ifdef EDGE_NO_THREADS
+/* Without arithmetic of doubles, which is software on microcontrollers. */
+#define edge_threads_for(call, nanoseconds) ((edge_threads *)NULL)
+#endif
 
 /* "[2, 3, 4]"; truncated where it does not fit. Returns `text`. */
 typedef struct edge_shape_text {
@@ -105,5 +109,20 @@ static inline int64_t edge_product(const int32_t *sizes, uint32_t from, uint32_t
   for (uint32_t d = from; d < to; ++d) product *= sizes[d];
   return product;
 }
+
+/* See EDGE_TERSE in error.h. */
+#if defined(EDGE_TERSE) && !defined(EDGE_TERSE_DEFINES)
+#define edge_take_tensor(call, index, name, ...) edge_take_tensor(call, index, NULL, __VA_ARGS__)
+#define edge_take_optional_tensor(call, index, name, ...) edge_take_optional_tensor(call, index, NULL, __VA_ARGS__)
+#define edge_validate_tensor(call, tensor, name, ...) edge_validate_tensor(call, tensor, NULL, __VA_ARGS__)
+#define edge_expect_shape(call, tensor, name, ...) edge_expect_shape(call, tensor, NULL, __VA_ARGS__)
+#define edge_take_output(call, index, name, ...) edge_take_output(call, index, NULL, __VA_ARGS__)
+#define edge_take_int(call, index, name, ...) edge_take_int(call, index, NULL, __VA_ARGS__)
+#define edge_take_optional_int(call, index, name, ...) edge_take_optional_int(call, index, NULL, __VA_ARGS__)
+#define edge_take_bool(call, index, name, out) edge_take_bool(call, index, NULL, out)
+#define edge_take_real(call, index, name, out) edge_take_real(call, index, NULL, out)
+#define edge_take_ints(call, index, name, ...) edge_take_ints(call, index, NULL, __VA_ARGS__)
+#define edge_take_dim(call, index, name, ...) edge_take_dim(call, index, NULL, __VA_ARGS__)
+#endif
 
 #endif

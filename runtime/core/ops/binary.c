@@ -68,7 +68,7 @@ static edge_status check_operands(edge_call *call, uint32_t out, uint32_t out_dt
   EDGE_TRY(edge_take_tensor(call, 0, "self", EDGE_NUMBER, &self));
   int32_t sizes[EDGE_MAX_RANK];
   uint32_t rank = self->rank;
-  memcpy(sizes, self->sizes, sizeof sizes);
+  memcpy(sizes, self->sizes, self->rank * sizeof sizes[0]);
   if (call->arg_count > 1 && call->args[1] != NULL && call->args[1]->kind == EDGE_TENSOR) {
     EDGE_TRY(edge_take_tensor(call, 1, "other", EDGE_NUMBER, &other));
     EDGE_TRY(edge_broadcast_shape(call, self->sizes, self->rank, other, sizes, &rank));

@@ -101,7 +101,7 @@ static size_t first_needed(const edge_pooling *pool, size_t row) {
 }
 
 static void pool_rows(void *context, size_t task, size_t thread) {
-  const job *work = context;
+  job *work = context;
   const edge_pooling *pool = &work->pool;
   char *own = work->scratch + thread * work->memory.all;
   float *strip = (float *)(void *)own, *room = (float *)(void *)(own + work->memory.strip);
@@ -164,13 +164,11 @@ static edge_status check_ternary(edge_call *call) { return check(call, &of_terna
 static edge_status run_ternary(edge_call *call) { return run(call, &of_ternary); }
 static void pack_ternary(edge_call *call) { edge_pack_conv(call, &of_ternary.conv); }
 
-/* A sample of codes is quantized before its outputs are written. */
-#define COVERS .covers = 1u << 0
 #define IMAGES(out) .channels_last = 1u << 0 | 1u << (out)
 
 const edge_op edge_op_edge_conv2d_max_pool2d = {"edge::conv2d_max_pool2d.out", 14, 1, check_floats, run_floats,
                                                 pack_floats, IMAGES(13)};
 const edge_op edge_op_edge_conv2d_int8_max_pool2d = {"edge::conv2d_int8_max_pool2d.out", 15, 1, check_int8, run_int8,
-                                                     pack_int8, COVERS, IMAGES(14)};
+                                                     pack_int8, IMAGES(14)};
 const edge_op edge_op_edge_ternary_conv2d_max_pool2d = {"edge::ternary_conv2d_max_pool2d.out", 15, 1, check_ternary,
-                                                        run_ternary, pack_ternary, COVERS, IMAGES(14)};
+                                                        run_ternary, pack_ternary, IMAGES(14)};

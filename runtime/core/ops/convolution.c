@@ -12,6 +12,8 @@
 #include "ops/ops.h"
 #include "ops/weights.h"
 
+#include <string.h>
+
 enum { X, WEIGHT };
 
 /* What a fast core does in a nanosecond; see edge_threads_for. */
@@ -56,8 +58,8 @@ static edge_status check_codes(edge_call *call, const edge_conv_layout *at, cons
                      (unsigned long long)taps, (unsigned long long)most);
   }
   if (!ternary) return EDGE_OK;
-  const int32_t bytes = (int32_t)edge_layout_row_bytes(edge_layout_of(weight), (size_t)taps);
-  const int32_t sizes[EDGE_MAX_RANK] = {shape->out_channels, bytes, 1, 1, 1};
+  const int32_t row = (int32_t)edge_layout_row_bytes(edge_layout_of(weight), (size_t)taps);
+  const int32_t sizes[EDGE_MAX_RANK] = {shape->out_channels, row, 1, 1, 1};
   return edge_expect_shape(call, weight, "packed", sizes, weight->rank);
 }
 
@@ -66,11 +68,49 @@ static size_t repacked_bytes(const edge_qd8_conv2d_weights *kernel, const edge_c
   return kernel->packed_bytes != NULL ? kernel->packed_bytes(shape) : 0;
 }
 
-static edge_conv_scratch scratch_of(const edge_qd8_conv2d_weights *kernel, const edge_conv2d *shape) {
-  return (edge_conv_scratch){
-      .image = edge_whole_lines(kernel->image_bytes(shape)),
+/* Whether it is this kernel that runs, and not the scalar one. */
+static bool reads(const edge_call *call, const edge_conv_layout *at, const edge_qd8_conv2d_weights *kernel,
+                  const edge_conv2d *shape) {
+  const edge_tensor *weight = edge_tensor_at(call, WEIGHT);
+  /* int8 weights lie in one way only. */
+  const int wanted = at->weights == EDGE_CONV_TERNARY ? kernel->layout : edge_layout_of(weight);
+  return edge_kernel_reads(call, weight, wanted, kernel->packed_bytes != NULL, repacked_bytes(kernel, shape));
+}
+
+/* Pixels of the output that a band of the image is for, at least. */
+enum { BAND_PIXELS = 16 };
+
+/* Whether each row of outputs that is written on the sample covers values that no later row needs. */
+static bool outputs_may_follow(const edge_conv2d *shape) {
+  return shape->channels == shape->out_channels && shape->height == shape->out_height &&
+         shape->width == shape->out_width && shape->stride_h == 1;
+}
+
+/* Rows of the output that the image holds the codes for; 0 where it holds the whole sample: for kernels that want that,
+ * for threads that share it, and where the outputs may lie on the sample and are not in its order. */
+static size_t band_of(const edge_call *call, const edge_qd8_conv2d_weights *kernel, const edge_conv2d *shape) {
+  const int64_t in[3] = {shape->channels, shape->height, shape->width};
+  const int64_t out[3] = {shape->out_channels, shape->out_height, shape->out_width};
+  if (kernel->row_bytes == NULL || edge_thread_count(call->threads) > 1) return 0;
+  if (shape->padding_h > (int64_t)shape->dilation_h * (shape->kernel_h - 1)) return 0; /* rows that meet only padding */
+  if (in[0] * in[1] * in[2] == out[0] * out[1] * out[2] && !outputs_may_follow(shape)) return 0;
+  return blocks(BAND_PIXELS, (size_t)shape->out_width);
+}
+
+static edge_conv_scratch scratch_of(const edge_call *call, const edge_qd8_conv2d_weights *kernel,
+                                    const edge_conv2d *shape) {
+  const size_t band = band_of(call, kernel, shape);
+  const uint64_t rows = ((uint64_t)band - 1) * (uint64_t)shape->stride_h +
+                        (uint64_t)shape->dilation_h * (uint64_t)(shape->kernel_h - 1) + 1;
+  edge_conv_scratch scratch = {
       .thread = kernel->scratch_bytes != NULL ? edge_whole_lines(kernel->scratch_bytes(shape)) : 0,
   };
+  if (band > 0 && rows < (uint64_t)shape->height) {
+    scratch.image = edge_whole_lines(rows * kernel->row_bytes(shape));
+  } else {
+    scratch.image = edge_whole_lines(kernel->image_bytes(shape));
+  }
+  return scratch;
 }
 
 edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_conv2d *shape,
@@ -98,8 +138,6 @@ edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_co
     return edge_reserve_packed(call, kernel->packed_bytes(shape));
   }
   const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
-  *scratch = scratch_of(storage(&edge_kernels_scalar, at), shape);
-  if (scratch->image == 0) return EDGE_OK;
   const size_t repacked = repacked_bytes(kernel, shape);
   if (at->weights == EDGE_CONV_TERNARY) {
     EDGE_TRY(edge_reserve_weights(call, weight, (size_t)shape->out_channels, (size_t)taps_of(shape), kernel->layout,
@@ -107,28 +145,28 @@ edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_co
   } else if (weight->constant) {
     EDGE_TRY(edge_reserve_packed(call, repacked));
   }
-  /* A shape that is left to the scalar kernel, or weights that nobody repacks. */
-  if (kernel->packed_bytes != NULL && (call->packed_bytes == 0 || repacked == 0)) return EDGE_OK;
-  const edge_conv_scratch own = scratch_of(kernel, shape);
-  *scratch = (edge_conv_scratch){larger(scratch->image, own.image), larger(scratch->thread, own.thread)};
+  /* Which kernel runs is known when the memory of repacked weights is there, or is not. */
+  const edge_conv_scratch scalar = scratch_of(call, storage(&edge_kernels_scalar, at), shape);
+  const edge_conv_scratch own = scratch_of(call, kernel, shape);
+  *scratch = (edge_conv_scratch){larger(scalar.image, own.image), larger(scalar.thread, own.thread)};
   return EDGE_OK;
 }
 
 void edge_pack_conv(edge_call *call, const edge_conv_layout *at) {
   edge_conv2d shape;
   if (edge_conv_geometry(call, at, &shape) != EDGE_OK) return; /* `check` saw to it */
-  const void *weight = edge_tensor_at(call, WEIGHT)->data;
+  const edge_tensor *weight = edge_tensor_at(call, WEIGHT);
   if (at->weights == EDGE_CONV_FLOAT) {
-    call->kernels->f32_conv2d.pack(&shape, weight, call->packed);
+    call->kernels->f32_conv2d.pack(&shape, weight->data, call->packed);
     return;
   }
   const edge_qd8_conv2d_weights *kernel = storage(call->kernels, at);
   const size_t repacked = repacked_bytes(kernel, &shape);
+  const void *rows = weight->data;
   if (at->weights == EDGE_CONV_TERNARY) {
-    weight = edge_weight_rows(call, edge_tensor_at(call, WEIGHT), (size_t)shape.out_channels, (size_t)taps_of(&shape),
-                              repacked);
+    rows = edge_weight_rows(call, weight, (size_t)shape.out_channels, (size_t)taps_of(&shape), repacked);
   }
-  if (repacked > 0) kernel->pack(&shape, weight, call->packed);
+  if (repacked > 0) kernel->pack(&shape, rows, call->packed);
 }
 
 edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_convolution *conv) {
@@ -140,13 +178,9 @@ edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_con
   const bool grouped = conv->shape.groups != 1;
   if (integer) {
     conv->codes = storage(call->kernels, at);
-    /* int8 weights lie in one way only. */
-    const int wanted = at->weights == EDGE_CONV_TERNARY ? conv->codes->layout : edge_layout_of(edge_tensor_at(call, WEIGHT));
-    if (!edge_kernel_reads(call, edge_tensor_at(call, WEIGHT), wanted, conv->codes->packed_bytes != NULL,
-                           repacked_bytes(conv->codes, &conv->shape))) {
-      conv->codes = storage(&edge_kernels_scalar, at);
-    }
-    conv->scratch = scratch_of(conv->codes, &conv->shape);
+    if (!reads(call, at, conv->codes, &conv->shape)) conv->codes = storage(&edge_kernels_scalar, at);
+    conv->scratch = scratch_of(call, conv->codes, &conv->shape);
+    conv->band.outputs = band_of(call, conv->codes, &conv->shape);
     conv->of_codes = (edge_qd8_conv2d){
         .shape = conv->shape,
         .weight = weight,
@@ -175,9 +209,14 @@ void edge_conv_sample(edge_convolution *conv, size_t index, void *image) {
   const edge_conv2d *shape = &conv->shape;
   const size_t step = (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
   const float *x = (const float *)conv->x->data + index * step;
-  if (conv->codes != NULL) {
+  conv->sample = x;
+  conv->image = image;
+  conv->band.first = conv->band.last = 0;
+  conv->of_codes.image = image;
+  if (conv->codes != NULL && conv->band.outputs > 0) {
+    conv->of_codes.row = conv->codes->scale(step, x);
+  } else if (conv->codes != NULL) {
     conv->codes->quantize(shape, x, conv->x->channels_last, image, &conv->of_codes.row);
-    conv->of_codes.image = image;
   } else if (conv->scratch.image > 0) {
     conv->floats->turn(shape, x, image);
     conv->of_floats.x = image;
@@ -186,17 +225,52 @@ void edge_conv_sample(edge_convolution *conv, size_t index, void *image) {
   }
 }
 
-void edge_conv_rows(const edge_convolution *conv, size_t first, size_t last, const edge_output_view *out, void *own) {
+/* Fills the band for the output rows first .. last - 1, with what it holds already and new rows; `band` becomes a
+ * convolution of those rows alone, whose first row of outputs is that one. */
+static void fill_band(edge_convolution *conv, size_t first, size_t last, edge_conv2d *band) {
+  const edge_conv2d *shape = &conv->shape;
+  const size_t height = (size_t)shape->height, stride = (size_t)shape->stride_h, padding = (size_t)shape->padding_h;
+  const size_t reach = (size_t)shape->dilation_h * (size_t)(shape->kernel_h - 1); /* padding is not more */
+  const size_t begin = first * stride > padding ? first * stride - padding : 0;
+  const size_t end = smaller(height, (last - 1) * stride + reach + 1 - padding);
+  const size_t row = conv->codes->row_bytes(shape);
+  char *image = conv->image;
+  size_t held = begin;
+  if (begin >= conv->band.first && begin < conv->band.last) {
+    memmove(image, image + (begin - conv->band.first) * row, (conv->band.last - begin) * row);
+    held = conv->band.last;
+  }
+  if (held < end) {
+    conv->codes->quantize_rows(shape, conv->sample, conv->x->channels_last, &conv->of_codes.row, held, end,
+                               image + (held - begin) * row);
+    held = end;
+  }
+  conv->band.first = begin;
+  conv->band.last = held;
+  *band = *shape;
+  band->height = (int32_t)(held - begin);
+  band->padding_h = (int32_t)(padding + begin - first * stride);
+  band->out_height = (int32_t)(last - first);
+}
+
+void edge_conv_rows(edge_convolution *conv, size_t first, size_t last, const edge_output_view *out, void *own) {
+  const size_t width = (size_t)conv->shape.out_width;
   if (conv->codes != NULL) {
     edge_qd8_conv2d job = conv->of_codes;
     job.out = *out;
     job.scratch = own;
-    conv->codes->run(&job, first, last);
+    if (conv->band.outputs == 0) conv->codes->run(&job, first, last);
+    for (size_t y = first, end; conv->band.outputs > 0 && y < last; y = end) {
+      end = smaller(y + conv->band.outputs, last);
+      fill_band(conv, y, end, &job.shape);
+      job.out.data = out->data + y * width * out->row_step;
+      if (out->residual != NULL) job.out.residual = out->residual + y * width * out->row_step;
+      conv->codes->run(&job, 0, end - y);
+    }
     return;
   }
   edge_f32_conv2d job = conv->of_floats;
   job.out = *out;
-  const size_t width = (size_t)conv->shape.out_width;
   const edge_conv_part part = {first * width, last * width, 0, (size_t)conv->shape.out_channels};
   conv->floats->run(&job, &part);
 }
@@ -230,7 +304,7 @@ typedef struct job {
 } job;
 
 static void convolve_rows(void *context, size_t task, size_t thread) {
-  const job *work = context;
+  job *work = context;
   const size_t first = task * work->rows, last = smaller(first + work->rows, (size_t)work->conv.shape.out_height);
   edge_conv_rows(&work->conv, first, last, &work->out, work->scratch + thread * work->conv.scratch.thread);
 }
@@ -309,8 +383,8 @@ static edge_status check_aten_convolution(edge_call *call) {
 static edge_status run_aten_convolution(edge_call *call) { return run(call, &aten_convolution); }
 static void pack_aten_convolution(edge_call *call) { edge_pack_conv(call, &aten_convolution); }
 
-/* A sample is quantized before its outputs are written: they may be in the same place, where they are as many. A
- * residual is read where the output is written. Float convolutions read their neighbours. */
+/* A sample, or those of its rows that an output needs and its successors do not, is quantized before the outputs are
+ * written: they may be in the same place, where they are as many. A residual is read where the output is written. Float convolutions read their neighbours. */
 #define COVERS .covers = 1u << X | 1u << 4
 /* x, the residual and the output are taken in either order. */
 #define IMAGES(residual, out) .channels_last = 1u << X | 1u << (residual) | 1u << (out), .alike = {residual, out}

@@ -1,7 +1,6 @@
 /* Convolutions as their operators share them: float or of int8 codes, with a pool behind or without.
  *
- * A convolution is opened once a run and prepared once a sample; then any of its output rows can be computed, in any
- * order and by any thread.
+ * A convolution is opened once a run and prepared once a sample; then its output rows can be computed, by any thread.
  */
 #ifndef EDGE_CONVOLUTION_H
 #define EDGE_CONVOLUTION_H
@@ -22,6 +21,12 @@ typedef struct edge_conv_scratch {
   uint64_t image, thread;
 } edge_conv_scratch;
 
+/* Rows of the sample that an image holds, where it does not hold them all. */
+typedef struct edge_conv_band {
+  size_t outputs; /* rows of the output that it can be filled for; 0: it holds them all */
+  size_t first, last;
+} edge_conv_band;
+
 /* One convolution while it runs. */
 typedef struct edge_convolution {
   edge_conv2d shape;
@@ -31,6 +36,9 @@ typedef struct edge_convolution {
   const edge_f32_conv2d_weights *floats;
   edge_qd8_conv2d of_codes;
   edge_f32_conv2d of_floats;
+  edge_conv_band band;
+  void *image;
+  const float *sample;
   double macs_a_nanosecond; /* what a fast core does; see edge_threads_for */
 } edge_convolution;
 
@@ -44,9 +52,11 @@ void edge_pack_conv(edge_call *call, const edge_conv_layout *at);
 
 /* Of a checked call. */
 edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_convolution *conv);
-/* Reads sample `index`, all of it where the convolution is of codes; `image` has scratch.image bytes. */
+/* Takes sample `index`, whose values must stay until its last row is computed, but for those of one whose outputs lie on
+ * it; `image` has scratch.image bytes. */
 void edge_conv_sample(edge_convolution *conv, size_t index, void *image);
-/* Output rows first .. last - 1 of all channels; `out` is of the whole output, `own` has scratch.thread bytes. */
-void edge_conv_rows(const edge_convolution *conv, size_t first, size_t last, const edge_output_view *out, void *own);
+/* Output rows first .. last - 1 of all channels; `out` is of the whole output, `own` has scratch.thread bytes. Where
+ * there is one thread, the image may be a band: rows must then be asked for in order. */
+void edge_conv_rows(edge_convolution *conv, size_t first, size_t last, const edge_output_view *out, void *own);
 
 #endif

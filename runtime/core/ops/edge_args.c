@@ -1,4 +1,5 @@
 /* Shared arguments of the edge:: operators; see edge_args.h. */
+#define EDGE_TERSE_DEFINES
 #include "ops/edge_args.h"
 
 #include "kernels/math_f32.h"

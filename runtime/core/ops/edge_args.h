@@ -32,4 +32,9 @@ int64_t edge_window_count(int64_t size, int64_t kernel, int64_t stride, int64_t 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t blocks(size_t count, size_t block) { return (count + block - 1) / block; }
 
+/* See EDGE_TERSE in error.h. */
+#if defined(EDGE_TERSE) && !defined(EDGE_TERSE_DEFINES)
+#define edge_take_pair(call, index, name, ...) edge_take_pair(call, index, NULL, __VA_ARGS__)
+#endif
+
 #endif

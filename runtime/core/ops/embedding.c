@@ -88,7 +88,7 @@ static edge_status check_embedding(edge_call *call) {
   if (table->rank != 2) return edge_fail(call, EDGE_BAD_ARGUMENT, "weight has %u dimensions, expected 2", table->rank);
   if (indices->rank >= EDGE_MAX_RANK) return edge_fail(call, EDGE_UNSUPPORTED, "indices has too many dimensions");
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, indices->sizes, sizeof sizes);
+  memcpy(sizes, indices->sizes, indices->rank * sizeof sizes[0]);
   sizes[indices->rank] = table->sizes[1];
   return edge_take_output(call, EMBEDDING_OUT, "out", EDGE_F32, sizes, indices->rank + 1u);
 }

@@ -48,7 +48,7 @@ static edge_status check_cat(edge_call *call) {
                                   &part));
     if (is_nothing(part)) continue;
     int32_t sizes[EDGE_MAX_RANK];
-    memcpy(sizes, out->sizes, sizeof sizes);
+    memcpy(sizes, out->sizes, out->rank * sizeof sizes[0]);
     if (part->rank == out->rank) sizes[dim] = part->sizes[dim];
     EDGE_TRY(edge_expect_shape(call, part, "an entry of tensors", sizes, out->rank));
     total += part->sizes[dim];

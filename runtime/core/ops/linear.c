@@ -32,7 +32,7 @@ static edge_status check_linear(edge_call *call, const layout *at) {
                      edge_shape_string(&x_text, x->sizes, x->rank));
   }
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, x->sizes, sizeof sizes);
+  memcpy(sizes, x->sizes, x->rank * sizeof sizes[0]);
   sizes[x->rank - 1] = weight->sizes[0];
   EDGE_TRY(edge_take_bias(call, BIAS, weight->sizes[0]));
   if (at->residual) EDGE_TRY(edge_take_residual(call, at->residual, sizes, x->rank));

@@ -23,7 +23,7 @@ static edge_status check_product(edge_call *call, uint32_t first, uint32_t rank,
                      edge_shape_string(&a_text, a->sizes, a->rank), edge_shape_string(&b_text, b->sizes, b->rank));
   }
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, a->sizes, sizeof sizes);
+  memcpy(sizes, a->sizes, a->rank * sizeof sizes[0]);
   sizes[rank - 1] = b->sizes[rank - 1];
   EDGE_TRY(edge_take_output(call, out, "out", EDGE_F32, sizes, rank));
   call->macs = (uint64_t)edge_elements(edge_tensor_at(call, out)) * (uint64_t)a->sizes[rank - 1];

@@ -56,7 +56,7 @@ static edge_status check_output(edge_call *call, uint32_t index, const char *nam
                                 const int32_t out_size[2]) {
   const edge_tensor *x = edge_tensor_at(call, 0);
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, x->sizes, sizeof sizes);
+  memcpy(sizes, x->sizes, x->rank * sizeof sizes[0]);
   sizes[x->rank - 2] = out_size[0];
   sizes[x->rank - 1] = out_size[1];
   return edge_take_output(call, index, name, dtypes, sizes, x->rank);

@@ -29,8 +29,12 @@ static const layout int_linear = {5, 6, 7, 0, 8, false};
 static const layout ternary_conv1x1 = {0, 5, 6, 0, 7, true};
 static const layout int_conv1x1 = {5, 6, 7, 0, 8, true};
 
-/* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. */
-#define TOKENS_AT_ONCE ((size_t)EDGE_ROW_BLOCK * 10)
+/* Tokens that are quantized before any is multiplied; bounds the temporary memory. A whole number of both blocks. One
+ * block is enough where nothing is repacked and nobody shares the work: there memory is what counts. */
+static size_t tokens_at_once(const edge_call *call, const edge_qd8_weights *kernel) {
+  const bool one = kernel->packed_bytes == NULL && edge_thread_count(call->threads) == 1;
+  return (size_t)EDGE_ROW_BLOCK * (one ? 1 : 10);
+}
 /* What a fast core does in a nanosecond; see edge_threads_for. */
 #define MACS_A_NANOSECOND 150.0
 #define CODES_A_NANOSECOND 2.5
@@ -86,7 +90,7 @@ static edge_status check(edge_call *call, const layout *at) {
   EDGE_TRY(edge_take_scales(call, SCALES, n));
   EDGE_TRY(edge_take_bias(call, BIAS, n));
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, x->sizes, sizeof sizes);
+  memcpy(sizes, x->sizes, x->rank * sizeof sizes[0]);
   sizes[at->conv ? 1 : x->rank - 1] = n;
   EDGE_TRY(edge_take_output(call, at->out, "out", EDGE_F32, sizes, x->rank));
   EDGE_TRY(edge_take_residual(call, RESIDUAL, sizes, x->rank));
@@ -101,7 +105,7 @@ static edge_status check(edge_call *call, const layout *at) {
                                   repacked_bytes(kernel, (size_t)n, (size_t)k)));
   }
   const size_t tokens = smaller((size_t)edge_product(x->sizes, at->conv ? 2 : 0, x->rank - (at->conv ? 0u : 1u)),
-                                TOKENS_AT_ONCE);
+                                tokens_at_once(call, kernel));
   return edge_reserve(call, codes_bytes(tokens, (size_t)k) +
                                 (kernel->scratch_bytes != NULL ? kernel->scratch_bytes((size_t)n, (size_t)k) : 0));
 }
@@ -202,14 +206,14 @@ static edge_status run(edge_call *call, const layout *at) {
       .norm_eps = (float)edge_real_at(call, at->norm_eps),
       .codes = call->scratch,
   };
-  const size_t at_once = smaller(tokens, TOKENS_AT_ONCE);
+  const size_t at_once = smaller(tokens, tokens_at_once(call, storage(call->kernels, bits)));
   work.row = (edge_row *)(void *)(work.codes + at_once * padded_depth(k));
   work.gemm.scratch = (char *)call->scratch + codes_bytes(at_once, k);
   for (size_t sample = 0; sample < samples; ++sample) {
-    for (size_t token = 0; token < tokens; token += TOKENS_AT_ONCE) {
+    for (size_t token = 0; token < tokens; token += at_once) {
       const size_t out = sample * n * plane + token * work.gemm.out.row_step;
       work.x = (const float *)x->data + sample * k * plane + token * x_row;
-      work.gemm.rows = smaller(tokens - token, TOKENS_AT_ONCE);
+      work.gemm.rows = smaller(tokens - token, at_once);
       work.gemm.out.data = (float *)result->data + out;
       work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
       const double values = (double)(work.gemm.rows * k);

@@ -340,7 +340,7 @@ static edge_status check_slice(edge_call *call) {
   EDGE_TRY(take_input(call, &x));
   EDGE_TRY(read_slice(call, &part));
   int32_t sizes[EDGE_MAX_RANK];
-  memcpy(sizes, x->sizes, sizeof sizes);
+  memcpy(sizes, x->sizes, x->rank * sizeof sizes[0]);
   sizes[part.dim] = (int32_t)part.count;
   return check_out(call, 5, sizes, x->rank);
 }

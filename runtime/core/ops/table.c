@@ -5,8 +5,16 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Firmware has the operators that its models need: the header, which firmware_bridge/operators.py writes, defines
+ * EDGE_BUILT_OPERATORS as a part of EDGE_OPERATORS. */
+#ifdef EDGE_OPERATORS_HEADER
+#include EDGE_OPERATORS_HEADER
+#else
+#define EDGE_BUILT_OPERATORS EDGE_OPERATORS
+#endif
+
 #define EDGE_ADDRESS(symbol) &edge_op_##symbol,
-static const edge_op *const operators[] = {EDGE_OPERATORS(EDGE_ADDRESS)};
+static const edge_op *const operators[] = {EDGE_BUILT_OPERATORS(EDGE_ADDRESS)};
 #undef EDGE_ADDRESS
 
 const edge_op *const *edge_ops(size_t *count) {
@@ -38,4 +46,8 @@ edge_status edge_fail(edge_call *call, edge_status status, const char *format, .
   vsnprintf(call->error->text + used, (size_t)(EDGE_ERROR_TEXT - used), format, arguments);
   va_end(arguments);
   return status;
+}
+
+edge_status edge_fail_code(edge_call *call, edge_status status, const char *file, int line) {
+  return edge_fail(call, status, "%s:%d", file, line);
 }

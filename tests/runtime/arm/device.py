@@ -168,7 +168,7 @@ def _requirements(names: Architecture) -> list[str]:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [need for need in project["dependencies"] if names.numpy or not need.startswith("numpy")]
+    return [need for need in project["dependencies"] if names.numpy or not need.startswith(("numpy", "cryptography"))]
 
 
 def _pip(root: Path, architecture: str, *words: str) -> None:
@@ -241,7 +241,11 @@ def device(architecture: str) -> Device:
         shutil.copy(wheel, folder / "root" / "root")
         _pip(folder / "root", architecture, f"/root/{wheel.name}")
 
-    sources = (f"{name}/**/*.{kind}" for name in ("runtime", "firmware_bridge", "export", "sdk") for kind in ("py", "c", "h", "cpp"))
+    sources = (
+        f"{name}/**/*.{kind}"
+        for name in ("runtime", "firmware_bridge", "fleet", "export", "sdk")
+        for kind in ("py", "c", "h", "cpp")
+    )
     folder = made_once(
         f"wheel-{architecture}", source_hash("CMakeLists.txt", "pyproject.toml", _SOURCE, *sources), make
     )

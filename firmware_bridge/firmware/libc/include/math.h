@@ -25,6 +25,7 @@ double exp(double x);
 double log(double x);
 double pow(double x, double y);
 float expf(float x);
+float expm1f(float x);
 float logf(float x);
 float powf(float x, float y);
 float sinf(float x);

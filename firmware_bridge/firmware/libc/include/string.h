@@ -10,7 +10,9 @@ void *memset(void *to, int byte, size_t count);
 int memcmp(const void *a, const void *b, size_t count);
 void *memchr(const void *in, int byte, size_t count);
 size_t strlen(const char *text);
+size_t strnlen(const char *text, size_t most);
 int strcmp(const char *a, const char *b);
+char *strchr(const char *text, int letter);
 int strncmp(const char *a, const char *b, size_t count);
 
 /* Constant counts become single instructions. */

@@ -47,37 +47,56 @@ void edge_f32_qd8_quantize_columns__micro(size_t tokens, size_t k, const float *
   }
 }
 
-/* A sample with its channels in `from` order, as an image with them in `to` order: true is last. */
-static bool quantize_image(const edge_conv2d *shape, const float *x, bool from, bool to, int8_t *codes, edge_row *row) {
-  const size_t plane = (size_t)shape->height * (size_t)shape->width, channels = (size_t)shape->channels;
-  *row = (edge_row){0};
-  if (!scale_of(edge_micro_largest(channels * plane, x, 1, 0), row)) return false;
-  if (from == to || channels == 1 || plane == 1) {
-    edge_micro_codes(channels * plane, x, 1, row->scale, codes, 1);
-    return true;
+/* The sum tells the rows' quantizer that the sample is the scalar kernel's. */
+edge_row edge_qd8_conv2d_scale__micro(size_t count, const float *x) {
+  edge_row row = {0};
+  if (scale_of(edge_micro_largest(count, x, 1, 0), &row)) return row;
+  row = edge_scale_of_sample(count, x);
+  row.sum = 1;
+  return row;
+}
+
+void edge_qd8_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
+                                          const edge_row *row, size_t first, size_t last, void *rows) {
+  const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
+  if (row->sum != 0) {
+    edge_qd8_conv2d_quantize_rows__scalar(shape, x, channels_last, row, first, last, rows);
+    return;
   }
-  for (size_t c = 0; c < channels; ++c) {
-    if (from) {
-      edge_micro_codes(plane, x + c, channels, row->scale, codes + c * plane, 1);
-    } else {
-      edge_micro_codes(plane, x + c * plane, 1, row->scale, codes + c, channels);
+  int8_t *codes = rows;
+  for (size_t y = first; y < last; ++y) {
+    for (size_t c = 0; c < channels; ++c, codes += width) {
+      const float *from = channels_last ? x + y * width * channels + c : x + c * plane + y * width;
+      edge_micro_codes(width, from, channels_last ? channels : 1, row->scale, codes, 1);
     }
   }
-  return true;
+}
+
+void edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
+                                                   const edge_row *row, size_t first, size_t last, void *rows) {
+  const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
+  const size_t pixels = (last - first) * width;
+  if (row->sum != 0) {
+    edge_qd8_f32_qc2w_conv2d_quantize_rows__scalar(shape, x, channels_last, row, first, last, rows);
+  } else if (channels_last || channels == 1) {
+    edge_micro_codes(pixels * channels, x + first * width * channels, 1, row->scale, rows, 1);
+  } else {
+    for (size_t c = 0; c < channels; ++c) {
+      edge_micro_codes(pixels, x + c * plane + first * width, 1, row->scale, (int8_t *)rows + c, channels);
+    }
+  }
 }
 
 void edge_qd8_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                      edge_row *row) {
-  if (!quantize_image(shape, x, channels_last, false, image, row)) {
-    edge_qd8_conv2d_quantize__scalar(shape, x, channels_last, image, row);
-  }
+  *row = edge_qd8_conv2d_scale__micro((size_t)shape->channels * (size_t)shape->height * (size_t)shape->width, x);
+  edge_qd8_conv2d_quantize_rows__micro(shape, x, channels_last, row, 0, (size_t)shape->height, image);
 }
 
 void edge_qd8_f32_qc2w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                               edge_row *row) {
-  if (!quantize_image(shape, x, channels_last, true, image, row)) {
-    edge_qd8_f32_qc2w_conv2d_quantize__scalar(shape, x, channels_last, image, row);
-  }
+  *row = edge_qd8_conv2d_scale__micro((size_t)shape->channels * (size_t)shape->height * (size_t)shape->width, x);
+  edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(shape, x, channels_last, row, 0, (size_t)shape->height, image);
 }
 
 #endif

@@ -77,7 +77,7 @@ static void plain_quantize(const edge_conv2d *shape, const float *x, bool channe
   const taps_layout layout = taps_layout_of(shape);
   const size_t plane = (size_t)shape->height * (size_t)shape->width, width = (size_t)shape->width;
   const size_t step = channels_last ? layout.channels : 1, channel = channels_last ? 1 : plane;
-  *row = edge_scale_of_sample(x, layout.channels * plane);
+  *row = edge_scale_of_sample(layout.channels * plane, x);
   memset(image, 0, layout.across * layout.down * layout.channels);
   for (size_t y = 0; y < (size_t)shape->height; ++y) {
     const size_t first = (y + (size_t)shape->padding_h) * layout.across + (size_t)shape->padding_w;

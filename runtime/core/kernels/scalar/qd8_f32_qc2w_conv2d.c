@@ -15,16 +15,21 @@ size_t edge_qd8_f32_qc2w_conv2d_image_bytes__scalar(const edge_conv2d *shape) {
   return (size_t)shape->channels * (size_t)shape->height * (size_t)shape->width;
 }
 
-void edge_qd8_f32_qc2w_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
-                                               void *image, edge_row *row) {
-  const size_t plane = (size_t)shape->height * (size_t)shape->width, channels = (size_t)shape->channels;
-  int8_t *codes = image;
-  *row = edge_scale_of_sample(x, channels * plane);
-  for (size_t p = 0; p < plane; ++p) {
+void edge_qd8_f32_qc2w_conv2d_quantize_rows__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
+                                                    const edge_row *row, size_t first, size_t last, void *rows) {
+  const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
+  int8_t *codes = rows;
+  for (size_t p = first * width; p < last * width; ++p) {
     for (size_t c = 0; c < channels; ++c) {
       *codes++ = edge_code_of(channels_last ? x[p * channels + c] : x[c * plane + p], row->scale, -127.0f);
     }
   }
+}
+
+void edge_qd8_f32_qc2w_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
+                                               void *image, edge_row *row) {
+  *row = edge_scale_of_sample((size_t)shape->channels * (size_t)shape->height * (size_t)shape->width, x);
+  edge_qd8_f32_qc2w_conv2d_quantize_rows__scalar(shape, x, channels_last, row, 0, (size_t)shape->height, image);
 }
 
 void edge_qd8_f32_qc2w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row) {

@@ -16,10 +16,15 @@ void edge_qd8_f32_qc8w_gemm__scalar(const edge_qd8_gemm *gemm, size_t first, siz
 size_t edge_qd8_conv2d_image_bytes__scalar(const edge_conv2d *shape);
 void edge_qd8_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                       edge_row *row);
+size_t edge_qd8_conv2d_row_bytes__scalar(const edge_conv2d *shape);
+void edge_qd8_conv2d_quantize_rows__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
+                                           const edge_row *row, size_t first, size_t last, void *rows);
 void edge_qd8_f32_qc8w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 size_t edge_qd8_f32_qc2w_conv2d_image_bytes__scalar(const edge_conv2d *shape);
 void edge_qd8_f32_qc2w_conv2d_quantize__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
                                                void *image, edge_row *row);
+void edge_qd8_f32_qc2w_conv2d_quantize_rows__scalar(const edge_conv2d *shape, const float *x, bool channels_last,
+                                                    const edge_row *row, size_t first, size_t last, void *rows);
 void edge_qd8_f32_qc2w_conv2d__scalar(const edge_qd8_conv2d *job, size_t first_row, size_t last_row);
 void edge_f32_gemm__scalar(size_t rows, size_t n, size_t k, edge_matrix a, edge_matrix b, const float *bias,
                            int activation, const edge_output_view *out);
@@ -34,13 +39,6 @@ void edge_f32_attention__scalar(const edge_attention_head *head, size_t first, s
 size_t edge_qd8_attention_scratch__scalar(size_t keys, size_t depth);
 void edge_qd8_attention__scalar(const edge_attention_head *head, size_t first, size_t last);
 
-#define EDGE_TERNARY_CONV2D_SCALAR                                   \
-  {                                                                  \
-    .image_bytes = edge_qd8_f32_qc2w_conv2d_image_bytes__scalar,     \
-    .quantize = edge_qd8_f32_qc2w_conv2d_quantize__scalar,           \
-    .run = edge_qd8_f32_qc2w_conv2d__scalar                          \
-  }
-
 /* The code of a value; `low` is the lowest. */
 static inline int8_t edge_code_of(float x, float scale, float low) {
   float code = rintf(x * scale);
@@ -49,7 +47,7 @@ static inline int8_t edge_code_of(float x, float scale, float low) {
 }
 
 /* The scale of a convolution's sample of `count` values; NaN is passed over. */
-static inline edge_row edge_scale_of_sample(const float *x, size_t count) {
+static inline edge_row edge_scale_of_sample(size_t count, const float *x) {
   float amax = 1e-5f;
   for (size_t i = 0; i < count; ++i) amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
   edge_row row = {.scale = (1.0f / amax) * 127.0f};

@@ -1,6 +1,7 @@
 /* The weights that a learner starts from: the program's own, as float32. */
 #include <string.h>
 
+#include "kernels/layouts.h"
 #include "learn/chain.h"
 #include "ops/edge_args.h"
 
@@ -8,7 +9,7 @@
 static float code_at(const uint8_t *row, uint32_t bits, int zero, size_t k) {
   if (bits == 8) return (float)(int8_t)row[k];
   const uint32_t codes = 8 / bits;
-  return (float)((row[k / codes] >> k % codes * bits & ((1u << bits) - 1u)) - zero);
+  return (float)((row[k / codes] >> k % codes * bits & ((1 << bits) - 1)) - zero);
 }
 
 /* Integer weights times their scale, which is one for all or one a row. */
@@ -16,12 +17,18 @@ static void dequantize(const edge_layer *layer, uint32_t rows) {
   const edge_tensor *scales = edge_tensor_at(layer->call, 2);
   const uint32_t bits = layer->bits == 1 ? 2 : layer->bits; /* a ternary weight takes two */
   const int zero = layer->bits == 1 ? 1 : bits == 2 ? 2 : 8;
-  const size_t row_bytes = (size_t)layer->weight->sizes[1];
+  const size_t row_bytes = ((size_t)layer->depth * bits + 7) / 8;
+  const uint8_t *codes = layer->weight->data;
+  if (layer->weight->rank > 2) { /* a microcontroller's layout: rows of it at the end of the memory that is filled */
+    uint8_t *end = (uint8_t *)(layer->weights + (size_t)rows * layer->depth);
+    codes = end - rows * row_bytes;
+    edge_layout_to_rows(layer->weight->rank - 2, rows, layer->depth, layer->weight->data, end - rows * row_bytes);
+  }
   for (uint32_t n = 0; n < rows; ++n) {
-    const uint8_t *row = (const uint8_t *)layer->weight->data + n * row_bytes;
+    const uint8_t *row = codes + n * row_bytes;
     const float scale = ((const float *)scales->data)[scales->sizes[0] == 1 ? 0 : n];
     float *to = layer->weights + (size_t)n * layer->depth;
-    for (uint32_t k = 0; k < layer->depth; ++k) to[k] = code_at(row, bits, zero, k) * scale;
+    for (uint32_t k = 0; k < layer->depth; ++k) to[k] = code_at(row, bits, zero, k) * scale; /* never beyond the next code */
   }
 }
 

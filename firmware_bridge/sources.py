@@ -1,0 +1,108 @@
+"""The C files of firmware, by part, and how each is compiled: small where it runs once, fast where it runs often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.firmware_bridge.board import Board
+from edge.firmware_bridge.compile import FIRMWARE, board_config, generated
+from edge.firmware_bridge.monocypher_source import FLAGS as MONOCYPHER_FLAGS
+from edge.firmware_bridge.monocypher_source import monocypher_folder
+from edge.firmware_bridge.operators import CORE, is_needed, operators_header
+from edge.firmware_bridge.toolchain import COLD, HOT, Source
+
+FLAGS = ("-DEDGE_NO_THREADS", "-DEDGE_BARE_METAL")
+# Folders of runtime/core/kernels for a class of CPU; scalar kernels are always there.
+_KERNELS = {
+    "cortex-m0": ("armv6m",),
+    "cortex-m3": ("armv7m",),
+    "cortex-m4": ("armv7e_m_dsp",),
+    "cortex-m7": ("armv7e_m_dsp",),
+    "cortex-m33": ("armv7e_m_dsp",),
+    "cortex-m55": ("helium", "armv7e_m_dsp"),
+    "riscv32": ("rv32",),
+}
+# Where f32_gemm is more than the end of a sequence pool.
+_FLOAT_PRODUCTS = {"edge::linear.out", "aten::addmm.out", "aten::bmm.out", "aten::linear.out", "aten::mm.out"}
+# Says sentences, for all others; so does table.c.
+_SPEAK = ("error.c",)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The files of firmware.
+
+    Attributes:
+        sources: Part ("core", "operators", …) to its files.
+        left_out: Kernels that no operator needs: what refers to them finds NULL.
+        include: Folders of headers.
+    """
+
+    sources: dict[str, list[Source]]
+    left_out: list[Source]
+    include: tuple[Path, ...]
+
+    def all(self) -> list[Source]:
+        """Every file."""
+        return [source for part in self.sources.values() for source in part]
+
+
+def core_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
+    """The core without a protocol around it."""
+    kernels = CORE / "kernels"
+    files = sorted((kernels / "scalar").glob("*.c"))
+    for folder in (*_KERNELS[board.target], "micro"):
+        files += sorted((kernels / folder).glob("*.c"))
+    needed = [path for path in files if is_needed(path.stem, operators, learning)]
+    table = (generated("built_operators.h", operators_header(operators)),)
+    sources = {
+        "core": [_terse(path) for path in sorted(CORE.glob("*.c"))],
+        "operators": [
+            _terse(path, table if path.name == "table.c" else ()) for path in sorted((CORE / "ops").glob("*.c"))
+        ],
+        "kernels": [Source(path, COLD) for path in sorted(kernels.glob("*.c"))]
+        + [Source(path, HOT if _runs_often(path, board, operators) else COLD) for path in needed],
+    }
+    return Parts(sources, [Source(path, COLD) for path in files if path not in needed], (CORE,))
+
+
+def firmware_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
+    """All of it: the core, the protocol, the check of signatures."""
+    core = core_parts(board, operators, learning)
+    monocypher = monocypher_folder()
+    config = (generated("board_config.h", board_config(board)),)
+    protocol = [*sorted((FIRMWARE / "protocol").glob("*.c")), FIRMWARE / "start/main.c"]
+    lessons = [*sorted((CORE / "learn").glob("*.c")), FIRMWARE / "protocol/lessons.c"]
+    if not learning:
+        lessons = [FIRMWARE / "start/no_learning.c"]
+    sources = {
+        **core.sources,
+        "learning": [Source(path, COLD, config) for path in lessons],
+        "protocol": [Source(path, COLD, config) for path in protocol if path.name != "lessons.c"],
+        "signature": [Source(monocypher / "monocypher.c", (*COLD, *MONOCYPHER_FLAGS))],
+    }
+    return Parts(sources, core.left_out, (CORE, FIRMWARE / "protocol", monocypher))
+
+
+def _terse(path: Path, include: tuple[Path, ...] = ()) -> Source:
+    if path.name == "table.c":
+        return Source(path, (*COLD, '-DEDGE_OPERATORS_HEADER="built_operators.h"'), include)
+    return Source(path, COLD if path.name in _SPEAK else (*COLD, "-DEDGE_TERSE"), include)
+
+
+def _runs_often(path: Path, board: Board, operators: Sequence[str]) -> bool:
+    """Whether a file holds the loop over multiplications that this CPU runs: its own kernels, and scalar ones for which
+    it has none."""
+    if path.parent.name != "scalar":
+        return True
+    kernel = path.stem.removesuffix("_gemm")
+    if kernel == "f32":
+        return bool(_FLOAT_PRODUCTS.intersection(operators))
+    own = {
+        file.stem.partition("__")[0]
+        for folder in (*_KERNELS[board.target], "micro")
+        for file in (CORE / "kernels" / folder).glob("*__*.c")
+    }
+    return kernel not in own and path.stem.endswith(("_gemm", "_conv2d", "_attention"))

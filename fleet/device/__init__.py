@@ -1,0 +1,1 @@
+"""The device side of the fleet: the base install is all it needs."""

@@ -1,0 +1,147 @@
+"""The protocol on emulated boards: the same as on this machine, and instructions counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.firmware_bridge.device import Device
+from edge.firmware_bridge.errors import Refused
+from edge.firmware_bridge.gateway import Gateway
+from edge.firmware_bridge.port import EmulatedPort
+from edge.firmware_bridge.remote_model import RemoteModel, model_of
+from edge.runtime import load
+from tests.firmware_bridge import emulated
+from tests.firmware_bridge.cuts import Bench
+from tests.runtime.programs import program_folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, emulated_bench: Bench) -> Path:
+    path = tmp_path / "storage.bin"
+    path.write_bytes(emulated_bench.fresh)
+    return path
+
+
+@pytest.fixture
+def model(place: Path, emulated_bench: Bench) -> Iterator[RemoteModel]:
+    port = emulated.port(emulated.firmware(), place)
+    with model_of(Device(port, "emulated", emulated_bench.owner)) as found:
+        yield found
+    assert port.board.faults == []
+
+
+def sample(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def test_answers_are_the_cores(model: RemoteModel, emulated_bench: Bench) -> None:
+    with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
+        for seed in range(3):
+            x = sample(seed, here.inputs[0].shape)
+            np.testing.assert_allclose(model(x), here(x), atol=2e-7)  # another C library's exp
+    assert model.device.flash(emulated_bench.new).running_sequence == 4
+
+
+def test_profile_counts_instructions(model: RemoteModel) -> None:
+    x = sample(1, model.inputs[0].shape)
+    first, second = model.profile(x), model.profile(x)
+    assert [op.instructions for op in first] == [op.instructions for op in second]
+    assert all(op.instructions and op.instructions > 100 for op in first)
+    # The linear layers take the most for their size.
+    per_mac = [op.instructions / op.macs for op in first if op.instructions and op.macs]
+    assert all(1 < cost < 60 for cost in per_mac)
+
+
+def test_learning_is_the_cores(place: Path, emulated_bench: Bench) -> None:
+    emulated_port = emulated.port(emulated.firmware(), place)
+    device = Device(emulated_port, "emulated", emulated_bench.owner)
+    device.flash(emulated_bench.new)
+    with model_of(device) as there, load(program_folder() / "cnn.pte", backend="core", learned=False) as here:
+        shape = here.inputs[0].shape
+        xs, ys = [sample(seed, shape) for seed in range(8)], [seed % 4 for seed in range(8)]
+        for model in (there, here):
+            model.learn(xs, ys, learning_rate=0.05)
+        assert there.learned is not None and here.learned is not None
+        np.testing.assert_allclose(there.learned.weights, here.learned.weights, atol=1e-5)
+        kept = there.learned.weights
+    again = Device(emulated.port(emulated.firmware(), place), "again", emulated_bench.owner)
+    assert again.info.learning
+    with model_of(again) as model:
+        assert model.learned is not None
+        assert np.array_equal(model.learned.weights, kept)
+
+
+def test_watchdog_ends_a_trial_that_hangs(place: Path, emulated_bench: Bench) -> None:
+    """A model is activated, and power goes with every start of its trial before it is through: it is given up."""
+    port = emulated.port(emulated.firmware(), place)
+    device = Device(port, "emulated", emulated_bench.owner)
+    slot = device.send_image(emulated_bench.new)
+    device.activate(slot, 4)
+    port.close()
+    for _ in range(3):
+        board = emulated.start(emulated.firmware(), place)
+        board.cut_power(after_instructions=1_500_000)  # in the check of the signature
+        end = time.monotonic() + 30
+        while board.powered and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not board.powered
+        board.close()
+    port = emulated.port(emulated.firmware(), place)
+    device = Device(port, "emulated", emulated_bench.owner)
+    assert (device.info.running_sequence, device.info.trial) == (3, None)
+    assert device.trouble() == "the new model did not come through its first run, 3 times tried"
+    with pytest.raises(Refused, match="no model to go back to"):
+        device.roll_back()
+    assert device.flash(emulated_bench.new).running_sequence == 4
+    port.close()
+
+
+def test_gateway_with_two_boards_one_killed(
+    tmp_path: Path, emulated_bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.firmware_bridge.gateway.CHECK_SECONDS", 0.3)
+    places = {name: tmp_path / f"{name}.bin" for name in ("door", "window")}
+    running: dict[str, EmulatedPort] = {}
+    for path in places.values():
+        path.write_bytes(emulated_bench.fresh)
+
+    def opener(address: str) -> EmulatedPort:
+        running[address] = emulated.port(emulated.firmware(), places[address])
+        return running[address]
+
+    def wait_for(truth: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not truth():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    with Gateway({name: name for name in places}, opener=opener) as gateway:
+        assert gateway.wait_until_up(60)
+        x = sample(1, (3, 12))
+        with gateway.connect("door", emulated_bench.owner) as door, gateway.connect("window") as window:
+            before = door(x)
+            assert np.array_equal(before, window(x))
+            running["door"].board.cut_power()
+            wait_for(lambda: gateway.devices()[0].drops == 1)
+            assert np.array_equal(window(x), before)
+            # The same connection: the gateway starts the board again, and the request is repeated until it is there.
+            wait_for(lambda: gateway.devices()[0].up)
+            assert np.array_equal(door(x), before)
+            assert door.device.flash(emulated_bench.new).running_sequence == 4
+        assert [state.up for state in gateway.devices()] == [True, True]
+
+
+def test_the_same_on_qemu(place: Path, emulated_bench: Bench) -> None:
+    board = emulated.start_qemu(emulated.firmware(), place)
+    with model_of(Device(EmulatedPort("qemu", board), "qemu", emulated_bench.owner)) as model:
+        with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
+            x = sample(1, here.inputs[0].shape)
+            np.testing.assert_allclose(model(x), here(x), atol=2e-7)
+        assert model.device.flash(emulated_bench.new).running_sequence == 4
+        model.device.roll_back()
+        assert model.device.reset().running_sequence == 3
