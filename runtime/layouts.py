@@ -20,7 +20,6 @@ LAYOUTS = ("rows", "pairs", "trits", "planes")
 _PAIR_COLUMNS = ((0, 2), (1, 3), (4, 6), (5, 7))
 
 
-
 def layout_of(packed: U8) -> str:
     """The layout that the shape of a weight tensor names.
 
