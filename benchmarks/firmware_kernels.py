@@ -237,9 +237,9 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     with start_board(board, elf) as running:
         told = _read(running, 6)
         if told != b"case \n":
-            raise EdgeError(
-                f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}"
-            )
+            while not told.endswith(b"\n") and (more := running.read(200, 5.0)):
+                told += more
+            raise EdgeError(f"{case.name} on {board_name}: {told.decode(errors='replace').strip()}")
         empty, taken, size = struct.unpack("<III", _read(running, 12))
         result = np.frombuffer(_read(running, size), np.float32)
     shape = wanted(case).shape
@@ -303,12 +303,13 @@ def main() -> None:
     parser.add_argument("--toolchain", action="append", choices=TOOLCHAINS, help="only these")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     arguments = parser.parse_args()
-    records = figures(tuple(arguments.board or BOARDS), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
-    kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
-    known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
     versions = {name: version for name in TOOLCHAINS if (version := toolchain_version(name)) is not None}
-    document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    for board in arguments.board or BOARDS:
+        records = figures((board,), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
+        kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
+        known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
+        document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

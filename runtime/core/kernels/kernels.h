@@ -138,7 +138,6 @@ typedef struct edge_qd8_conv2d_weights {
   edge_row (*scale)(size_t count, const float *x); /* the sum is between the two functions */
   void (*quantize_rows)(const edge_conv2d *shape, const float *x, bool channels_last, const edge_row *row, size_t first,
                         size_t last, void *rows);
-  size_t margin; /* of bytes before and behind those rows; image_bytes and quantize count them in */
 } edge_qd8_conv2d_weights;
 
 /* One sample of a float convolution: scalar/f32_conv2d.c. */

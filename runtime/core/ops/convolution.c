@@ -106,7 +106,7 @@ static edge_conv_scratch scratch_of(const edge_call *call, const edge_qd8_conv2d
       .thread = kernel->scratch_bytes != NULL ? edge_whole_lines(kernel->scratch_bytes(shape)) : 0,
   };
   if (band > 0 && rows < (uint64_t)shape->height) {
-    scratch.image = edge_whole_lines(rows * kernel->row_bytes(shape) + 2 * kernel->margin);
+    scratch.image = edge_whole_lines(rows * kernel->row_bytes(shape));
   } else {
     scratch.image = edge_whole_lines(kernel->image_bytes(shape));
   }
@@ -234,7 +234,7 @@ static void fill_band(edge_convolution *conv, size_t first, size_t last, edge_co
   const size_t begin = first * stride > padding ? first * stride - padding : 0;
   const size_t end = smaller(height, (last - 1) * stride + reach + 1 - padding);
   const size_t row = conv->codes->row_bytes(shape);
-  char *image = (char *)conv->image + conv->codes->margin;
+  char *image = conv->image;
   size_t held = begin;
   if (begin >= conv->band.first && begin < conv->band.last) {
     memmove(image, image + (begin - conv->band.first) * row, (conv->band.last - begin) * row);

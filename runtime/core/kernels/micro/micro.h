@@ -22,9 +22,6 @@ void edge_f32_qd8_quantize__micro(size_t rows, size_t k, const float *x, float n
                                   size_t padded, int8_t *codes, edge_row *row);
 void edge_f32_qd8_quantize_columns__micro(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
                                           bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
-/* Bytes before and behind the codes of an int8 convolution: the furthest that a word reaches beyond, a padding of four and
- * its own four bytes. */
-#define EDGE_MICRO_AROUND 8
 edge_row edge_qd8_conv2d_scale__micro(size_t count, const float *x);
 void edge_qd8_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
                                           const edge_row *row, size_t first, size_t last, void *rows);
@@ -32,9 +29,7 @@ void edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(const edge_conv2d *shape, con
                                                    const edge_row *row, size_t first, size_t last, void *rows);
 void edge_qd8_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                      edge_row *row);
-size_t edge_qd8_conv2d_image_bytes__micro(const edge_conv2d *shape);
-void edge_qd8_f32_qc8w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
-                                              edge_row *row);
+size_t edge_qd8_f32_qc8w_conv2d_scratch__micro(const edge_conv2d *shape);
 void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, size_t last);
 void edge_qd8_f32_qc2w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                               edge_row *row);
@@ -50,13 +45,13 @@ void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, 
     .qd8_f32_qc2w = {.run = gemm, .layout = weight_layout, .scratch_bytes = gemm_scratch},         \
     .qd8_f32_qc4w = {.run = edge_qd8_f32_qc4w_gemm__scalar},                                       \
     .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},                                       \
-    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__micro,                     \
-                            .quantize = edge_qd8_f32_qc8w_conv2d_quantize__micro,                  \
+    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                    \
+                            .quantize = edge_qd8_conv2d_quantize__micro,                           \
                             .run = edge_qd8_f32_qc8w_conv2d__micro,                                \
+                            .scratch_bytes = edge_qd8_f32_qc8w_conv2d_scratch__micro,              \
                             .row_bytes = edge_qd8_conv2d_row_bytes__scalar,                        \
                             .scale = edge_qd8_conv2d_scale__micro,                                 \
-                            .quantize_rows = edge_qd8_conv2d_quantize_rows__micro,                 \
-                            .margin = EDGE_MICRO_AROUND},                                          \
+                            .quantize_rows = edge_qd8_conv2d_quantize_rows__micro},                \
     .qd8_f32_qc2w_conv2d = {.image_bytes = edge_qd8_f32_qc2w_conv2d_image_bytes__scalar,           \
                             .quantize = edge_qd8_f32_qc2w_conv2d_quantize__micro,                  \
                             .run = edge_qd8_f32_qc2w_conv2d__micro,                                \

@@ -1,8 +1,8 @@
 /* int8 convolutions of a microcontroller, output by output: scalar/qd8_f32_qc8w_conv2d.c has the contract.
  *
  * With the DSP extension, a row of a kernel that is at most four wide (depthwise ones, stems) meets one word of codes,
- * and two SMLADs multiply it; what lies beside a row of the image is masked out. The image, row by row and in a row
- * channel by channel, has some bytes before and behind it, because words at its ends reach beyond.
+ * and two SMLADs multiply it; what lies beside a row of the image is masked out. Words at the image's ends are read up to eight
+ * bytes beyond, where the operator's other memory is.
  */
 #include "kernels/micro/micro.h"
 
@@ -17,13 +17,10 @@
 /* Rows of a kernel, of all its channels, whose weights are on the stack. */
 #define MOST_ROWS 64
 
-size_t edge_qd8_conv2d_image_bytes__micro(const edge_conv2d *shape) {
-  return edge_qd8_conv2d_image_bytes__scalar(shape) + 2 * EDGE_MICRO_AROUND;
-}
-
-void edge_qd8_f32_qc8w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
-                                              edge_row *row) {
-  edge_qd8_conv2d_quantize__micro(shape, x, channels_last, (int8_t *)image + EDGE_MICRO_AROUND, row);
+/* Nothing is kept there: it lies behind the image, which words may reach beyond. */
+size_t edge_qd8_f32_qc8w_conv2d_scratch__micro(const edge_conv2d *shape) {
+  (void)shape;
+  return 16;
 }
 
 /* The part of a kernel that lies on the image, at one output; `codes` is where its first row and column would. */
@@ -74,7 +71,7 @@ static void convolve_words(const edge_qd8_conv2d *job, int32_t o, size_t at, siz
                            const uint32_t *masks, const row_weights *first, const row_weights *end, size_t channels) {
   const edge_conv2d *conv = &job->shape;
   const edge_epilogue *epilogue = &job->epilogue;
-  const size_t stride = (size_t)conv->stride_w, plane = (size_t)conv->width; /* of a row of the image */
+  const size_t plane = (size_t)conv->width, stride = (size_t)conv->stride_w; /* of a channel of a row of the image */
   const size_t down = (size_t)conv->dilation_h * (size_t)conv->channels * plane;
   const bool usual = epilogue->activation <= EDGE_ACT_RELU && job->out.residual == NULL;
   const bool relu = epilogue->activation == EDGE_ACT_RELU;
@@ -116,8 +113,8 @@ static void convolve_words(const edge_qd8_conv2d *job, int32_t o, size_t at, siz
 static void convolve_by_words(const edge_qd8_conv2d *job, size_t first_row, size_t last_row) {
   const edge_conv2d *conv = &job->shape;
   const int32_t channels = conv->channels / conv->groups, outputs = conv->out_channels / conv->groups;
-  const int8_t *image = (const int8_t *)job->image + EDGE_MICRO_AROUND;
-  const size_t plane = (size_t)conv->width, line = plane * (size_t)conv->channels;
+  const int8_t *image = job->image;
+  const ptrdiff_t line = (ptrdiff_t)conv->channels * conv->width;
   for (int32_t x = 0, count; x < conv->out_width; x += count) {
     uint32_t masks[COLUMNS_AT_ONCE];
     const int32_t left = x * conv->stride_w - conv->padding_w;
@@ -129,13 +126,13 @@ static void convolve_by_words(const edge_qd8_conv2d *job, size_t first_row, size
       for (int32_t r = 0; r < channels * conv->kernel_h; ++r, weight += conv->kernel_w) {
         rows[r] = row_of(weight, (size_t)conv->kernel_w);
       }
-      const int8_t *own = image + (size_t)(o / outputs * channels) * plane;
+      const int8_t *own = image + (size_t)(o / outputs * channels) * (size_t)conv->width;
       for (int32_t y = (int32_t)first_row; y < (int32_t)last_row; ++y) {
         const int32_t top = y * conv->stride_h - conv->padding_h; /* where the kernel's first row lies */
         int32_t begin = 0, end = conv->kernel_h;
         while (begin < end && top + begin * conv->dilation_h < 0) ++begin;
         while (begin < end && top + (end - 1) * conv->dilation_h >= conv->height) --end;
-        const int8_t *codes = own + (ptrdiff_t)(top + begin * conv->dilation_h) * (ptrdiff_t)line + left;
+        const int8_t *codes = own + (ptrdiff_t)(top + begin * conv->dilation_h) * line + left;
         convolve_words(job, o, (size_t)y * (size_t)conv->out_width + (size_t)x, (size_t)count, codes, masks,
                        rows + begin, rows + end, (size_t)channels);
       }
@@ -148,7 +145,7 @@ void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *job, size_t first_ro
   const edge_conv2d *conv = &job->shape;
   const edge_epilogue *epilogue = &job->epilogue;
   const int32_t channels = conv->channels / conv->groups, outputs = conv->out_channels / conv->groups;
-  const int8_t *image = (const int8_t *)job->image + EDGE_MICRO_AROUND, *weight = job->weight;
+  const int8_t *image = job->image, *weight = job->weight;
   const int32_t taps = channels * conv->kernel_h * conv->kernel_w;
   const bool usual = epilogue->activation <= EDGE_ACT_RELU && job->out.residual == NULL;
 #if defined(EDGE_HAS_ARMV7E_M_DSP)
@@ -157,8 +154,8 @@ void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *job, size_t first_ro
     return;
   }
 #endif
-  const size_t line = (size_t)conv->channels * (size_t)conv->width;
-  part on = {.down = (size_t)conv->dilation_h * line, .plane = (size_t)conv->width};
+  const ptrdiff_t line = (ptrdiff_t)conv->channels * conv->width;
+  part on = {.down = (size_t)(conv->dilation_h * line), .plane = (size_t)conv->width};
   for (int32_t o = 0; o < conv->out_channels; ++o, weight += taps) {
     const int8_t *first = image + (size_t)(o / outputs * channels) * on.plane;
     const float scale = epilogue->scales[(size_t)o * epilogue->scale_step] * job->row.step;
@@ -172,7 +169,7 @@ void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *job, size_t first_ro
       size_t at = (size_t)y * (size_t)conv->out_width;
       int32_t column = -conv->padding_w;
       for (int32_t x = 0; x < conv->out_width; ++x, ++at, column += conv->stride_w) {
-        on.codes = first + (ptrdiff_t)top * (ptrdiff_t)line + column;
+        on.codes = first + top * line + column;
         on.left = 0;
         on.right = conv->kernel_w;
         while (on.left < on.right && column + on.left * conv->dilation_w < 0) ++on.left;
