@@ -76,7 +76,7 @@ class Case:
     Attributes:
         name: As "linear 256 256".
         op: The operator.
-        arguments: In the schema's order, without the output; the ternary weights, argument 1, as codes [N, K].
+        arguments: In the schema's order, without the output; ternary weights, argument 1, as codes [N, K].
         macs: Of the call.
         kind: "linear" or "conv", what it is compared with, or "".
     """
@@ -115,6 +115,16 @@ def cases() -> list[Case]:
         arguments = (x, codes, *_scaled(rng, 32), None, [3, 3], [1, 1], [1, 1], [1, 1], 1)
         name = f"conv2d 3x3 32 32 at {side}x{side}"
         made.append(Case(name, "ternary_conv2d", arguments, side * side * 32 * 288, kind))
+    for name, (c, o, kernel, groups), (h, w) in (
+        ("conv2d_int8 depthwise 3x3 64 at 25x5", (64, 64, (3, 3), 64), (25, 5)),
+        ("conv2d_int8 10x4 1 64 at 25x5", (1, 64, (10, 4), 1), (49, 10)),
+    ):
+        x = rng.normal(size=(1, c, h, w)).astype(np.float32)
+        codes = rng.integers(-127, 128, size=(o, c // groups, *kernel)).astype(np.int8)
+        stride, padding = ([1, 1], [1, 1]) if groups > 1 else ([2, 2], [5, 1])
+        arguments = (x, codes, *_scaled(rng, o), None, stride, padding, [1, 1], groups, 1)
+        macs = 125 * o * codes[0].size
+        made.append(Case(name, "conv2d_int8", arguments, macs, ""))
     return made
 
 
@@ -123,9 +133,14 @@ def _scaled(rng: np.random.Generator, n: int) -> tuple[NDArray[np.float32], NDAr
     return rng.uniform(0.01, 0.03, size=n).astype(np.float32), rng.normal(size=n).astype(np.float32)
 
 
+def in_layout(codes: NDArray[np.int8], layout: str) -> NDArray[Any]:
+    """Ternary weights packed; int8 ones, of four dimensions, as they are."""
+    return codes if codes.ndim == 4 else pack_layout(codes, layout)
+
+
 def wanted(case: Case) -> NDArray[np.float32]:
     """The oracle's result."""
-    arguments = [pack_layout(a, "rows") if i == 1 else a for i, a in enumerate(case.arguments)]
+    arguments = [in_layout(a, "rows") if i == 1 else a for i, a in enumerate(case.arguments)]
     result: NDArray[np.float32] = getattr(reference, case.op)(*arguments)
     return result
 
@@ -142,7 +157,7 @@ def header(case: Case, layout: str) -> str:
     result = np.empty(wanted(case).shape, np.float32)
     for i, argument in enumerate((*case.arguments, result)):
         value = f"values[{i}]"
-        packed = pack_layout(argument, layout) if i == 1 else argument
+        packed = in_layout(argument, layout) if i == 1 else argument
         match packed:
             case None:
                 fills.append(f"{value}.kind = EDGE_NONE;")
@@ -165,7 +180,7 @@ def header(case: Case, layout: str) -> str:
                     lines.append(_array(f"data{i}", packed.transpose(0, 2, 3, 1) if image else packed))
                     data = f"(void *)(uintptr_t)data{i}"
                 sizes = ", ".join(map(str, packed.shape))
-                dtype = "EDGE_UINT8" if packed.dtype == np.uint8 else "EDGE_FLOAT32"
+                dtype = {"uint8": "EDGE_UINT8", "int8": "EDGE_INT8"}.get(packed.dtype.name, "EDGE_FLOAT32")
                 fills.append(
                     f"{value}.kind = EDGE_TENSOR; {value}.as.tensor = (edge_tensor){{.data = {data}, "
                     f".bytes = {packed.nbytes}, .sizes = {{{sizes}}}, .rank = {packed.ndim}, .dtype = {dtype}, "
@@ -182,8 +197,10 @@ def header(case: Case, layout: str) -> str:
 
 def _array(name: str, values: NDArray[Any]) -> str:
     flat = values.ravel()
-    if flat.dtype == np.uint8:
-        return f"static const uint8_t {name}[] __attribute__((aligned(16))) = {{{', '.join(map(str, flat))}}};"
+    if flat.dtype != np.float32:
+        return (
+            f"static const {flat.dtype.name}_t {name}[] __attribute__((aligned(16))) = {{{', '.join(map(str, flat))}}};"
+        )
     words = ", ".join(map(str, flat.view(np.uint32)))
     return f"static const uint32_t {name}[] __attribute__((aligned(16))) = {{{words}}};"
 
@@ -220,9 +237,9 @@ def measure(case: Case, board_name: str, toolchain_name: str, folder: Path) -> i
     with start_board(board, elf) as running:
         told = _read(running, 6)
         if told != b"case \n":
-            raise EdgeError(
-                f"{case.name} on {board_name}: {(told + running.read(200, 1)).decode(errors='replace').strip()}"
-            )
+            while not told.endswith(b"\n") and (more := running.read(200, 5.0)):
+                told += more
+            raise EdgeError(f"{case.name} on {board_name}: {told.decode(errors='replace').strip()}")
         empty, taken, size = struct.unpack("<III", _read(running, 12))
         result = np.frombuffer(_read(running, size), np.float32)
     shape = wanted(case).shape
@@ -265,7 +282,7 @@ def figures(boards: tuple[str, ...], toolchains: tuple[str, ...], chosen: str = 
                         continue
                     record: dict[str, Any] = {"case": case.name, "board": board_name, "target": target}
                     record |= {"toolchain": toolchain_name, "instructions": taken, "macs": case.macs}
-                    record["weight bytes"] = pack_layout(case.arguments[1], find_target(target).layout).size
+                    record["weight bytes"] = in_layout(case.arguments[1], find_target(target).layout).size
                     record["per MAC"] = round(taken / case.macs, 4)
                     peer = PEERS.get(target, {}).get(case.kind)
                     if peer is not None:
@@ -286,12 +303,13 @@ def main() -> None:
     parser.add_argument("--toolchain", action="append", choices=TOOLCHAINS, help="only these")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
     arguments = parser.parse_args()
-    records = figures(tuple(arguments.board or BOARDS), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
-    kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
-    known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
     versions = {name: version for name in TOOLCHAINS if (version := toolchain_version(name)) is not None}
-    document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+    for board in arguments.board or BOARDS:
+        records = figures((board,), tuple(arguments.toolchain or TOOLCHAINS), arguments.case)
+        kept = json.loads(arguments.out.read_text())["figures"] if arguments.out.exists() else []
+        known = {tuple(record[key] for key in KEY): record for record in (*kept, *records)}
+        document = {"flags": list(FLAGS), "toolchains": versions, "figures": list(known.values())}
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

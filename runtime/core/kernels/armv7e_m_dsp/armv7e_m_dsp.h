@@ -9,8 +9,7 @@
 
 extern const edge_kernels edge_kernels_armv7e_m_dsp;
 
-void edge_qd8_f32_qc2w_gemm__armv7e_m_dsp(const edge_qd8_gemm *gemm, size_t first, size_t last);
-/* Two bytes that lie two apart, as signed half words: 0 and 2, or 1 and 3. */
+void edge_qd8_f32_qc2w_gemm__armv7e_m_dsp(const edge_qd8_gemm *gemm, size_t first, size_t last);/* Two bytes that lie two apart, as signed half words: 0 and 2, or 1 and 3. */
 static inline uint32_t edge_sxtb16(uint32_t word) {
   uint32_t halves;
   __asm__("sxtb16 %0, %1" : "=r"(halves) : "r"(word));

@@ -404,6 +404,10 @@ __asm__(
 #endif
 #endif
 
+float edge_micro_finish_value(int32_t sum, float scale, const float *bias, bool relu) {
+  return edge_finished(sum, scale, bias, relu);
+}
+
 void edge_micro_finish(const edge_qd8_gemm *gemm, size_t r, size_t first, size_t count, const int32_t *sums,
                        int32_t less) {
   const edge_epilogue *epilogue = &gemm->epilogue;

@@ -29,6 +29,8 @@ void edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(const edge_conv2d *shape, con
                                                    const edge_row *row, size_t first, size_t last, void *rows);
 void edge_qd8_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                      edge_row *row);
+size_t edge_qd8_f32_qc8w_conv2d_scratch__micro(const edge_conv2d *shape);
+void edge_qd8_f32_qc8w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, size_t last);
 void edge_qd8_f32_qc2w_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
                                               edge_row *row);
 size_t edge_qd8_f32_qc2w_conv2d_scratch__micro(const edge_conv2d *shape);
@@ -45,7 +47,8 @@ void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, 
     .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},                                       \
     .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                    \
                             .quantize = edge_qd8_conv2d_quantize__micro,                           \
-                            .run = edge_qd8_f32_qc8w_conv2d__scalar,                               \
+                            .run = edge_qd8_f32_qc8w_conv2d__micro,                                \
+                            .scratch_bytes = edge_qd8_f32_qc8w_conv2d_scratch__micro,              \
                             .row_bytes = edge_qd8_conv2d_row_bytes__scalar,                        \
                             .scale = edge_qd8_conv2d_scale__micro,                                 \
                             .quantize_rows = edge_qd8_conv2d_quantize_rows__micro},                \
