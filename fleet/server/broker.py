@@ -16,6 +16,8 @@ Nothing is persisted by the broker, and no session outlives its connection. The 
 what the server has for a device is sent out of that database when it says hello, so that a broker's memory could only
 be stale. mosquitto also rewrites its whole file at each save.
 
+Nor does it retain messages, with which any device could fill its memory: a server that (re)connects calls the roll.
+
 Certificates are taken back with a revocation list, which mosquitto reads again at SIGHUP; a session that is open stays
 open, which `edge.fleet.server.services` ends by connecting under the same client id (MQTT-3.1.4-2).
 """
@@ -286,6 +288,7 @@ log_type error
 log_type warning
 connection_messages false
 set_tcp_nodelay true
+retain_available false
 max_packet_size {_LONGEST_PACKET}
 max_inflight_messages 1000
 max_queued_messages 20000

@@ -40,6 +40,8 @@ _MOST_IN_A_GROUP = 4000
 FLOOD_WINDOW = 2.0
 FLOOD_MESSAGES, FLOOD_BYTES = 5000, 20_000_000
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 # Messages that are not kept: a status is replaced by the next, a blob's request by its answer.
 _TRANSIENT = ("status", "blob")
 
@@ -61,7 +63,6 @@ class Publication:
     topic: str
     payload: bytes
     qos: int = 0
-    retain: bool = False
 
 
 Handler = Callable[[Connection, Report], "list[Publication] | None"]
@@ -193,8 +194,6 @@ class Ingest:
     def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> list[Publication]:
         reports: list[Report] = []
         for up, payload in messages:
-            if not payload:  # a retained message that is cleared
-                continue
             try:
                 envelope = Envelope.read(payload, f"{up.device} {up.kind}")
             except BadMessage as error:  # it has no number by which it could be answered
@@ -311,7 +310,7 @@ def _row(report: Report, now: float) -> dict[str, Any]:
         "kind": "/".join((report.kind, *report.rest)),
         "at": envelope.at,
         "received_at": now,
-        "body": json.dumps(envelope.body, separators=(",", ":")),
+        "body": _ENCODER.encode(envelope.body),
     }
 
 
@@ -320,7 +319,7 @@ def _acknowledgement(report: Report, error: str) -> Publication:
     if error:
         body["error"] = error[:500]
     topic = topics.down(report.device, "ack", str(report.envelope.seq))
-    return Publication(topic, json.dumps(body, separators=(",", ":")).encode())
+    return Publication(topic, _ENCODER.encode(body).encode())
 
 
 def _is_online(report: Report) -> bool:

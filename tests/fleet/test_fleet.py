@@ -405,13 +405,34 @@ def test_garbage_from_a_member_reaches_nobody(fleet: Fleet) -> None:
     assert hostile.got_in()
     for topic in ("tel", "hello", "csr", "job/x", "status", "blob", "nonsense", "fl/1/2", "td", "job/../../x"):
         for payload in (b"", b"{", b"\xff" * 100, b"[" * 60_000, Sender().wrap({"values": 1}).encode()):
-            hostile.publish(f"f/v1/hostile/up/{topic}", payload, retain=True)
+            hostile.publish(f"f/v1/hostile/up/{topic}", payload)
     before = fleet.reports("honest")
     until(lambda: fleet.reports("honest") > before + 1)
     assert fleet.device("hostile")["inventory"] == INVENTORY.json() | {
         "features": [], "sensors": ["microphone"], "boards": [], "models": []
     }  # fmt: skip
     assert honest.connected.is_set()
+    hostile.mqtt.publish("f/v1/hostile/up/job/x", b"x" * 60_000, 1, retain=True)
+    assert hostile.disconnected.wait(5), "the broker's memory is not for keeping things in"
+
+
+def test_who_left_while_the_server_was_away_is_found_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.fleet.server.services._ROLL_CALL_SECONDS", 2.0)
+    monkeypatch.setattr("edge.fleet.device.agent.ROLL_CALL_SECONDS", 0.5)
+    stays, leaves = (fleet.run(fleet.member(name), heartbeat=60) for name in ("stays", "leaves"))
+    until(lambda: fleet.is_online("stays") and fleet.is_online("leaves"))
+    fleet.server._client.loop_stop()  # the broker and the devices go on, nobody listens
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    leaves.stop()
+    until(lambda: not leaves.connected.is_set())
+    time.sleep(0.2)
+    assert fleet.is_online("leaves")
+    del fleet.server.ingest.offer
+    fleet.server._client.reconnect()
+    fleet.server._client.loop_start()
+    until(lambda: not fleet.is_online("leaves"))
+    time.sleep(0.5)
+    assert fleet.is_online("stays") and stays.connected.is_set()
 
 
 def test_a_foreign_or_borrowed_identity(fleet: Fleet) -> None:
