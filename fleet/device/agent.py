@@ -169,7 +169,6 @@ class Agent:
         """Runs until `stop`."""
         worker = threading.Thread(target=self._work, name=f"{self.place.id} jobs", daemon=True)
         worker.start()
-        self._say_hello()
         pause = _SHORTEST_PAUSE
         try:
             while not self._stop.is_set():
@@ -249,6 +248,9 @@ class Agent:
             self._wake.wait(pause)
             self._wake.clear()
             self._take_acknowledgements()
+        if self._lost.is_set() and not self.connected.is_set():
+            why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
+            raise FleetError(f"the broker at {self.place.host}:{self.place.port} ends the connection ({why})")
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -269,9 +271,9 @@ class Agent:
         return self._status.wrap(Status(online).json()).encode()
 
     def _beat(self) -> None:
-        values = self._measure()
-        if self._describe() != self._inventory:
+        if self._describe() != self._inventory:  # the first time, or something changed
             self._say_hello()
+        values = self._measure()
         self.telemetry({"uptime": round(time.monotonic(), 1), **values})
 
     def _say_hello(self) -> None:

@@ -13,7 +13,7 @@ Two listeners, both TLS 1.2 or later:
 
 Nothing is persisted by the broker, and no session outlives its connection. The design once asked for its
 `autosave_on_changes`; but what a device sends is repeated until the server acknowledges it out of its database, and
-what the server has for a device is sent out of that database when it says hello, so that a broker's memory could only
+what the server has for a device is sent out of that database when it connects, so that a broker's memory could only
 be stale. mosquitto also rewrites its whole file at each save.
 
 Nor does it retain messages, with which any device could fill its memory: a server that (re)connects calls the roll.
@@ -32,6 +32,7 @@ import hmac
 import logging
 import os
 import random
+import resource
 import secrets
 import shutil
 import signal
@@ -213,6 +214,10 @@ class Mosquitto:
             return self._process.pid if alive and self._process else None
 
     def _launch(self) -> None:
+        # A connection is a file: a thousand, the usual limit, would be a thousand devices.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         process = subprocess.Popen(
             [self._program, "-c", str(self._folder / "mosquitto.conf")],
             stdin=subprocess.DEVNULL,

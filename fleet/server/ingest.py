@@ -99,6 +99,7 @@ class Ingest:
         self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._handlers: dict[str, list[Handler]] = {}
+        self._arrivals: list[Callable[[Connection, list[str]], list[Publication]]] = []
         self._transient: dict[str, Callable[[str, Envelope], None]] = {}
         self._window_ends = 0.0
         self._sent: Counter[str] = Counter()
@@ -116,6 +117,10 @@ class Ingest:
         It validates the body and raises `BadMessage` if that is wrong: the device is told and does not repeat it.
         """
         self._handlers.setdefault(kind, []).append(handler)
+
+    def on_arrival(self, action: Callable[[Connection, list[str]], list[Publication]]) -> None:
+        """Has `action` be told of devices that have connected, or answered a roll call, within the transaction."""
+        self._arrivals.append(action)
 
     def on_transient(self, kind: str, handler: Callable[[str, Envelope], None]) -> None:
         """Has `handler(device, envelope)` see messages of a kind that is not kept ("blob"), outside a transaction."""
@@ -219,6 +224,7 @@ class Ingest:
         now = time.time()
         publications: list[Publication] = []
         online: dict[str, bool] = {}
+        arrived: dict[str, None] = {}
         fresh = self._fresh(connection, [one for one in reports if one.kind not in _TRANSIENT and one.device in known])
         rows: list[dict[str, Any]] = []
         for report in reports:
@@ -229,6 +235,8 @@ class Ingest:
                 continue
             if report.kind == "status":
                 online[device] = _is_online(report)
+                if online[device]:
+                    arrived[device] = None
                 continue
             online.setdefault(device, True)
             if report.kind in _TRANSIENT:
@@ -247,6 +255,8 @@ class Ingest:
         if rows:
             insert_new(connection, tables.reports, rows)
             self.counts.committed += len(rows)
+        if arrived:
+            publications.extend(one for action in self._arrivals for one in action(connection, list(arrived)))
         if online:
             table = tables.devices
             seen = table.update().where(table.c.id == sa.bindparam("of"))

@@ -46,7 +46,7 @@ _log = logging.getLogger("edge.fleet.server")
 
 _POLL_SECONDS = 0.2
 _HOUR = 3600.0
-# A job that is not answered is sent again when its device says hello, and after this.
+# A job that is not answered is sent again when its device connects, and after this.
 _RESEND_SECONDS = 120.0
 _KEEP_REPORTS_DAYS = 30
 # Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
@@ -90,6 +90,7 @@ class Server:
         self._client: mqtt.Client
         self._stopping = threading.Event()
         self._signing = threading.Lock()
+        self._revoking = threading.Lock()
         self._follower: threading.Thread
         self._followers: dict[str, list[Callable[[Event], None]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
@@ -127,7 +128,7 @@ class Server:
             self.authority = Authority(self.state.authority)
             self._start_broker(undo)
             self.ingest = Ingest(self.database, self.publish, self._flood)
-            self.ingest.on("hello", self._came_in)
+            self.ingest.on_arrival(self._came_in)
             self.ingest.on("csr", self._certificate_requested)
             self.follow("token.changed", lambda event: self._write_tokens())
             self.follow("certificate.revoked", self._revoked)
@@ -154,9 +155,11 @@ class Server:
 
     def stop(self) -> None:
         """Stops everything in order: what has come in is committed and acknowledged first."""
-        with self.database.transaction() as connection:
-            audit(connection, "fleet", "server.stop", str(self.state.folder))
-        self._undo.close()
+        try:
+            with self.database.transaction() as connection:
+                audit(connection, "fleet", "server.stop", str(self.state.folder))
+        finally:
+            self._undo.close()
 
     @property
     def broker_pid(self) -> int | None:
@@ -339,8 +342,12 @@ class Server:
         self._end_session(event.subject)
 
     def _write_revocations(self) -> None:
+        with self._revoking:  # a list must not replace a later one
+            self._write_revocations_in_turn()
+
+    def _write_revocations_in_turn(self) -> None:
         now = time.time()
-        suspended = [device for device, until in self._suspended.items() if until > now]
+        suspended = [device for device, until in list(self._suspended.items()) if until > now]
         with self.database.transaction() as connection:
             revoked = dict(enrollment.revoked(connection))
             if suspended:
@@ -403,10 +410,9 @@ class Server:
 
     # Jobs.
 
-    def _came_in(self, connection: sa.Connection, report: Report) -> list[Publication]:
-        """A device has said hello: it gets what it has yet to do."""
-        jobs = registry.open_jobs(connection, report.device)
-        return [self._job_publication(report.device, job) for job in jobs]
+    def _came_in(self, connection: sa.Connection, devices: list[str]) -> list[Publication]:
+        """Devices have connected: they get what they have yet to do."""
+        return [self._job_publication(job["device"], job) for job in registry.open_jobs(connection, devices)]
 
     def _send_job(self, job: str) -> None:
         with self.database.reading() as connection:

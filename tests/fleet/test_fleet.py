@@ -348,6 +348,23 @@ def test_jobs_are_done_once_and_wait_for_their_device(fleet: Fleet) -> None:
     assert done == [early]
 
 
+def test_a_job_that_came_while_its_device_was_away_is_sent_when_it_connects(fleet: Fleet) -> None:
+    agent = fleet.run(fleet.member("attic"))
+    until(lambda: fleet.is_online("attic"))
+    client = agent._client
+    assert client is not None
+    client.disconnect()  # a connection that breaks, not a restart
+    with fleet.database.transaction() as connection:
+        registry.create_job(connection, "attic", "ping", {}, "ana@desk")
+    query = sa.select(tables.jobs.c.state)
+
+    def state() -> str:
+        with fleet.database.reading() as connection:
+            return str(connection.scalar(query))
+
+    until(lambda: state() == "done")
+
+
 def test_what_is_acknowledged_is_kept_once(fleet: Fleet) -> None:
     home = fleet.member("attic")
     client = fleet.client(home)
