@@ -16,6 +16,7 @@ import os
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,7 @@ _KEEP_REPORTS_DAYS = 30
 # Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
 _ROLL_CALL_SECONDS = 2 * ROLL_CALL_SECONDS
 _SUSPEND_SECONDS = 60.0
+_MOST_ASKED, _ASKING_SECONDS = 10, 5.0
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Server:
         self._follower: threading.Thread
         self._followers: dict[str, list[Callable[[Event], None]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._asking: Counter[str] = Counter()
+        self._asking_ends = 0.0
         self._roll_called_at: float | None = None
         self._suspended: dict[str, float] = {}
         self._undo = contextlib.ExitStack()
@@ -270,6 +274,8 @@ class Server:
         """Stores a request for enrollment and answers it. Rare, so it is done on the network thread."""
         try:
             token = topics.parse_boot(topic)
+            if self._asks_too_often(token):
+                return
             envelope = Envelope.read(payload, topic)
             message = CertificateRequest.read(envelope.body, topic)
         except BadMessage as error:
@@ -289,6 +295,15 @@ class Server:
             with self.database.reading() as connection:
                 found = enrollment.answer(connection, found.key)
         self._answer(found, token, None)
+
+    def _asks_too_often(self, token: str) -> bool:
+        """Whoever has a token may ask, but not keep the database busy by it: devices ask once a minute."""
+        now = time.monotonic()
+        if now > self._asking_ends:
+            self._asking_ends = now + _ASKING_SECONDS
+            self._asking.clear()
+        self._asking[token] += 1
+        return self._asking[token] > _MOST_ASKED
 
     def _record_refusal(self, token: str, why: str) -> None:
         with self.database.transaction() as connection:

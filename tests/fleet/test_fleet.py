@@ -545,6 +545,29 @@ def test_a_flood_from_one_device_does_not_stop_the_others(fleet: Fleet, monkeypa
     assert fleet.device("flooder")["state"] == "active", "for a while, not for good"
 
 
+def test_a_flood_of_requests_with_a_token(fleet: Fleet) -> None:
+    token, honest = fleet.token(), fleet.run(fleet.member("honest"))
+    until(lambda: token.id in (fleet.state.broker / "tokens").read_text())
+    login = (token.id, token.secret)
+    client = until(
+        lambda: (
+            found
+            if (
+                found := Client(fleet.server.address.boot_port, fleet.server.authority.root_pem, None, "", login)
+            ).got_in()
+            else None
+        )
+    )
+    before = fleet.reports("honest")
+    sender = Sender()
+    for _ in range(500):
+        body = CertificateRequest(request_for(new_key()), "x", "0" * 64).json()
+        client.mqtt.publish(f"boot/{token.id}/up", sender.wrap(body).encode(), 0)
+    until(lambda: fleet.reports("honest") > before + 2)
+    refused = [row for row in entries(fleet.database, 1000, token.id) if row["action"] == "enrollment.refuse"]
+    assert 0 < len(refused) <= 40 and honest.connected.is_set()
+
+
 # Starting and stopping.
 
 
