@@ -30,6 +30,9 @@ LONGEST = 64 * 1024
 DEEPEST = 16
 """How deep objects and lists may nest."""
 
+ROLL_CALL_SECONDS = 10.0
+"""Within this a device answers `f/v1/all/roll` with its status."""
+
 JOB_STATES = ("accepted", "downloading", "verified", "staged", "active", "done", "failed", "rolled-back")
 """What a device says of a job, in the order in which it comes to be ("done": a command, which activates nothing)."""
 FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
@@ -98,7 +101,7 @@ def parse(payload: bytes, where: str) -> object:
     if len(payload) > LONGEST:
         raise BadMessage(f"{where}: {len(payload)} bytes; at most {LONGEST} are read")
     try:
-        value: object = json.loads(payload.decode("utf-8"), parse_constant=_no_constant)
+        value: object = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{where}: not JSON in UTF-8 ({str(error)[:80]})") from error
     _check(value, where, DEEPEST)
@@ -111,7 +114,7 @@ def encode(document: dict[str, Any]) -> bytes:
     Raises:
         BadMessage: it is longer than a message may be.
     """
-    payload = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    payload = _ENCODER.encode(document).encode()
     if len(payload) > LONGEST:
         raise BadMessage(f"a message of {len(payload)} bytes cannot be sent: at most {LONGEST}")
     return payload
@@ -119,6 +122,11 @@ def encode(document: dict[str, Any]) -> bytes:
 
 def _no_constant(word: str) -> float:
     raise ValueError(f"{word} is no JSON")
+
+
+# Made once: json.loads and json.dumps make one a call where they are given options.
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _check(value: object, where: str, levels: int) -> None:
@@ -156,7 +164,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Status:
-    """`up/status`, retained: "online" while connected; the broker publishes the last will, "offline"."""
+    """`up/status`: "online" after each connection and roll call; the broker publishes the last will, "offline"."""
 
     online: bool
 

@@ -2,7 +2,7 @@
 
     f/v1/<device>/up/{hello,status,tel,job/<id>,fl/<round>/<n>,td,csr,blob}     the device publishes, alone
     f/v1/<device>/down/{job/<id>,fl/<round>,cert,ack/<seq>,blob/<hash>/<offset>} the device reads, alone
-    f/v1/all/fl/<round>                                                         every device reads
+    f/v1/all/{roll,fl/<round>}                                                  every device reads
     boot/<token>/{up,down}                                                      a device that has no certificate yet
 
 The broker's rules (`edge.fleet.server.broker`) say the same in its own language.

@@ -2,7 +2,7 @@
 
 It keeps one connection to the fleet's broker, made again with growing, random pauses when it breaks. Through it go:
 
-- `status`, retained: "online"; the broker says "offline" as its last will;
+- `status`: "online", and again at a roll call; the broker says "offline" as its last will;
 - `hello`: the inventory, at each start and whenever it changed;
 - everything in the outbox, oldest first, a window at a time, until it is acknowledged: telemetry, reports of jobs;
 - a certificate request when two thirds of the certificate's life are over.
@@ -33,6 +33,7 @@ from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import (
     FINAL_JOB_STATES,
+    ROLL_CALL_SECONDS,
     CertificateAnswer,
     CertificateRequest,
     Envelope,
@@ -115,6 +116,8 @@ class Agent:
         self._any_job: Callable[[str, str, dict[str, Any], Report], None] | None = None
         self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
         self._down_handlers["cert"] = self._certificate_came
+        self._down_handlers["roll"] = self._roll_called
+        self._answer_at = float("inf")
         self._board_answers: dict[str, Callable[[CertificateAnswer], None]] = {}
         self._inventory: Inventory | None = None
         self._asked_at = 0.0
@@ -176,7 +179,6 @@ class Agent:
         """Runs until `stop`."""
         worker = threading.Thread(target=self._work, name=f"{self.place.id} jobs", daemon=True)
         worker.start()
-        self._say_hello()
         pause = _SHORTEST_PAUSE
         try:
             while not self._stop.is_set():
@@ -211,7 +213,7 @@ class Agent:
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
-        client.will_set(topics.up(place.id, "status"), self._online(False), 1, retain=True)
+        client.will_set(topics.up(place.id, "status"), self._online(False), 1)
         client.on_connect = self._on_connect
         client.on_subscribe = lambda *_: self._now(self.connected)
         client.on_disconnect = lambda *_: self._now(self._lost)
@@ -224,7 +226,7 @@ class Agent:
         finally:
             if self.connected.is_set() and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
-                    client.publish(topics.up(place.id, "status"), self._online(False), 1, True).wait_for_publish(2)
+                    client.publish(topics.up(place.id, "status"), self._online(False), 1).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
@@ -244,7 +246,10 @@ class Agent:
                     next_renewal = now + _RENEWAL_SECONDS
                     self._renew()
                 self._send_waiting(client)
-                pause = max(0.01, min(next_beat - now, _RESEND_SECONDS / 4))
+                if now >= self._answer_at:
+                    self._answer_at = float("inf")
+                    client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+                pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
                 raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
@@ -253,6 +258,9 @@ class Agent:
             self._wake.wait(pause)
             self._wake.clear()
             self._take_acknowledgements()
+        if self._lost.is_set() and not self.connected.is_set():
+            why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
+            raise FleetError(f"the broker at {self.place.host}:{self.place.port} ends the connection ({why})")
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -262,7 +270,7 @@ class Agent:
             self._wake.set()
             return
         client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
-        client.publish(topics.up(self.place.id, "status"), self._online(True), 1, retain=True)
+        client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
         _log.info("%s: connected to %s:%d", self.place.id, self.place.host, self.place.port)
 
     def _now(self, event: threading.Event) -> None:
@@ -273,8 +281,8 @@ class Agent:
         return self._status.wrap(Status(online).json()).encode()
 
     def _beat(self) -> None:
+        self.inventory_changed()  # the first time, or something changed
         values = self._measure()
-        self.inventory_changed()
         self.telemetry({"uptime": round(time.monotonic(), 1), **values})
 
     def _say_hello(self) -> None:
@@ -323,6 +331,11 @@ class Agent:
         if len(rest) != 1 or not rest[0].isdigit():
             raise BadMessage("ack: no number in its topic")
         self._acks.put((boot, int(rest[0]), str(error)[:500]))
+        self._wake.set()
+
+    def _roll_called(self, rest: tuple[str, ...], payload: bytes) -> None:
+        # At a random moment: all devices are asked at once.
+        self._answer_at = time.monotonic() + random.uniform(0, ROLL_CALL_SECONDS)  # noqa: S311
         self._wake.set()
 
     def _job_came(self, rest: tuple[str, ...], payload: bytes) -> None:

@@ -13,8 +13,10 @@ Two listeners, both TLS 1.2 or later:
 
 Nothing is persisted by the broker, and no session outlives its connection. The design once asked for its
 `autosave_on_changes`; but what a device sends is repeated until the server acknowledges it out of its database, and
-what the server has for a device is sent out of that database when it says hello, so that a broker's memory could only
+what the server has for a device is sent out of that database when it connects, so that a broker's memory could only
 be stale. mosquitto also rewrites its whole file at each save.
+
+Nor does it retain messages, with which any device could fill its memory: a server that (re)connects calls the roll.
 
 Certificates are taken back with a revocation list, which mosquitto reads again at SIGHUP; a session that is open stays
 open, which `edge.fleet.server.services` ends by connecting under the same client id (MQTT-3.1.4-2).
@@ -30,6 +32,7 @@ import hmac
 import logging
 import os
 import random
+import resource
 import secrets
 import shutil
 import signal
@@ -211,6 +214,10 @@ class Mosquitto:
             return self._process.pid if alive and self._process else None
 
     def _launch(self) -> None:
+        # A connection is a file: a thousand, the usual limit, would be a thousand devices.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         process = subprocess.Popen(
             [self._program, "-c", str(self._folder / "mosquitto.conf")],
             stdin=subprocess.DEVNULL,
@@ -286,6 +293,7 @@ log_type error
 log_type warning
 connection_messages false
 set_tcp_nodelay true
+retain_available false
 max_packet_size {_LONGEST_PACKET}
 max_inflight_messages 1000
 max_queued_messages 20000

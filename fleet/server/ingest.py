@@ -40,6 +40,8 @@ _MOST_IN_A_GROUP = 4000
 FLOOD_WINDOW = 2.0
 FLOOD_MESSAGES, FLOOD_BYTES = 5000, 20_000_000
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 # Messages that are not kept: a status is replaced by the next, a blob's request by its answer.
 _TRANSIENT = ("status", "blob")
 
@@ -61,7 +63,6 @@ class Publication:
     topic: str
     payload: bytes
     qos: int = 0
-    retain: bool = False
 
 
 Handler = Callable[[Connection, Report], "list[Publication] | None"]
@@ -98,6 +99,7 @@ class Ingest:
         self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._handlers: dict[str, list[Handler]] = {}
+        self._arrivals: list[Callable[[Connection, list[str]], list[Publication]]] = []
         self._transient: dict[str, Callable[[str, Envelope], None]] = {}
         self._window_ends = 0.0
         self._sent: Counter[str] = Counter()
@@ -115,6 +117,10 @@ class Ingest:
         It validates the body and raises `BadMessage` if that is wrong: the device is told and does not repeat it.
         """
         self._handlers.setdefault(kind, []).append(handler)
+
+    def on_arrival(self, action: Callable[[Connection, list[str]], list[Publication]]) -> None:
+        """Has `action` be told of devices that have connected, or answered a roll call, within the transaction."""
+        self._arrivals.append(action)
 
     def on_transient(self, kind: str, handler: Callable[[str, Envelope], None]) -> None:
         """Has `handler(device, envelope)` see messages of a kind that is not kept ("blob"), outside a transaction."""
@@ -193,8 +199,6 @@ class Ingest:
     def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> list[Publication]:
         reports: list[Report] = []
         for up, payload in messages:
-            if not payload:  # a retained message that is cleared
-                continue
             try:
                 envelope = Envelope.read(payload, f"{up.device} {up.kind}")
             except BadMessage as error:  # it has no number by which it could be answered
@@ -220,6 +224,7 @@ class Ingest:
         now = time.time()
         publications: list[Publication] = []
         online: dict[str, bool] = {}
+        arrived: dict[str, None] = {}
         fresh = self._fresh(connection, [one for one in reports if one.kind not in _TRANSIENT and one.device in known])
         rows: list[dict[str, Any]] = []
         for report in reports:
@@ -230,6 +235,8 @@ class Ingest:
                 continue
             if report.kind == "status":
                 online[device] = _is_online(report)
+                if online[device]:
+                    arrived[device] = None
                 continue
             online.setdefault(device, True)
             if report.kind in _TRANSIENT:
@@ -248,6 +255,8 @@ class Ingest:
         if rows:
             insert_new(connection, tables.reports, rows)
             self.counts.committed += len(rows)
+        if arrived:
+            publications.extend(one for action in self._arrivals for one in action(connection, list(arrived)))
         if online:
             table = tables.devices
             seen = table.update().where(table.c.id == sa.bindparam("of"))
@@ -311,7 +320,7 @@ def _row(report: Report, now: float) -> dict[str, Any]:
         "kind": "/".join((report.kind, *report.rest)),
         "at": envelope.at,
         "received_at": now,
-        "body": json.dumps(envelope.body, separators=(",", ":")),
+        "body": _ENCODER.encode(envelope.body),
     }
 
 
@@ -320,7 +329,7 @@ def _acknowledgement(report: Report, error: str) -> Publication:
     if error:
         body["error"] = error[:500]
     topic = topics.down(report.device, "ack", str(report.envelope.seq))
-    return Publication(topic, json.dumps(body, separators=(",", ":")).encode())
+    return Publication(topic, _ENCODER.encode(body).encode())
 
 
 def _is_online(report: Report) -> bool:

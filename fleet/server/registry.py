@@ -168,12 +168,12 @@ def create_job(
     return job
 
 
-def open_jobs(connection: Connection, device: str) -> list[dict[str, Any]]:
-    """What a device has yet to do, oldest first."""
+def open_jobs(connection: Connection, devices: Iterable[str]) -> list[dict[str, Any]]:
+    """What devices have yet to do, oldest first."""
     table, now = tables.jobs, time.time()
     query = (
         sa.select(table)
-        .where(table.c.device == device, table.c.state.not_in((*FINAL_JOB_STATES, "cancelled")))
+        .where(table.c.device.in_(tuple(devices)), table.c.state.not_in((*FINAL_JOB_STATES, "cancelled")))
         .where(sa.or_(table.c.expires_at.is_(None), table.c.expires_at > now))
         .order_by(table.c.created_at, table.c.id)
     )
@@ -222,9 +222,11 @@ def remove(connection: Connection, device: str, actor: str) -> None:
 
 
 def prune(connection: Connection, before: float) -> int:
-    """Drops reports that were received before a time; returns how many.
+    """Drops reports that were received, and events that were emitted, before a time; returns how many reports.
 
-    Repeats of what is dropped would be taken for new: devices must not keep unacknowledged messages as long as that.
+    Repeats of what is dropped would be taken for new: devices must not keep unacknowledged messages as long as that. A
+    projection that has not followed for as long has to be built anew.
     """
     reports = tables.reports
+    connection.execute(tables.events.delete().where(tables.events.c.at < before))
     return connection.execute(reports.delete().where(reports.c.received_at < before)).rowcount

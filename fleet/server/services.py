@@ -16,6 +16,7 @@ import os
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.fleet import topics
 from edge.fleet.errors import BadMessage, FleetError, Refused
 from edge.fleet.identity import SERVER_ID
-from edge.fleet.messages import CertificateAnswer, CertificateRequest, Envelope, Job, Sender
+from edge.fleet.messages import ROLL_CALL_SECONDS, CertificateAnswer, CertificateRequest, Envelope, Job, Sender
 from edge.fleet.server import enrollment, registry, tables
 from edge.fleet.server.authority import Authority
 from edge.fleet.server.broker import BrokerFiles, Listeners, Mosquitto, find_mosquitto
@@ -46,10 +47,13 @@ _log = logging.getLogger("edge.fleet.server")
 
 _POLL_SECONDS = 0.2
 _HOUR = 3600.0
-# A job that is not answered is sent again when its device says hello, and after this.
+# A job that is not answered is sent again when its device connects, and after this.
 _RESEND_SECONDS = 120.0
 _KEEP_REPORTS_DAYS = 30
+# Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
+_ROLL_CALL_SECONDS = 2 * ROLL_CALL_SECONDS
 _SUSPEND_SECONDS = 60.0
+_MOST_ASKED, _ASKING_SECONDS = 10, 5.0
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,16 @@ class Server:
         self._sender = Sender()
         self._files = BrokerFiles(state.broker)
         self._broker: Mosquitto | Loopback | None = None
-        self._protocol = mqtt.MQTTv5
         self._client: mqtt.Client
         self._stopping = threading.Event()
         self._signing = threading.Lock()
+        self._revoking = threading.Lock()
         self._follower: threading.Thread
         self._followers: dict[str, list[Callable[[Event], None]]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._asking: Counter[str] = Counter()
+        self._asking_ends = 0.0
+        self._roll_called_at: float | None = None
         self._suspended: dict[str, float] = {}
         self._undo = contextlib.ExitStack()
 
@@ -109,7 +116,7 @@ class Server:
 
     def publish(self, publication: Publication) -> None:
         """Publishes, if the broker is there; what matters is in the database and is sent again."""
-        self._client.publish(publication.topic, publication.payload, publication.qos, publication.retain)
+        self._client.publish(publication.topic, publication.payload, publication.qos)
 
     def send(self, topic: str, body: dict[str, Any], qos: int = 1) -> None:
         """Publishes a body in an envelope of the server's."""
@@ -125,7 +132,7 @@ class Server:
             self.authority = Authority(self.state.authority)
             self._start_broker(undo)
             self.ingest = Ingest(self.database, self.publish, self._flood)
-            self.ingest.on("hello", self._came_in)
+            self.ingest.on_arrival(self._came_in)
             self.ingest.on("csr", self._certificate_requested)
             self.follow("token.changed", lambda event: self._write_tokens())
             self.follow("certificate.revoked", self._revoked)
@@ -134,6 +141,7 @@ class Server:
             self.every(_HOUR, self._write_revocations)
             self.every(30, self._write_tokens)
             self.every(_HOUR, self._prune)
+            self.every(1, self._end_roll_call)
             self.every(_RESEND_SECONDS / 2, self._resend_jobs)
             for extension in self.extensions:
                 extension(self)
@@ -151,9 +159,11 @@ class Server:
 
     def stop(self) -> None:
         """Stops everything in order: what has come in is committed and acknowledged first."""
-        with self.database.transaction() as connection:
-            audit(connection, "fleet", "server.stop", str(self.state.folder))
-        self._undo.close()
+        try:
+            with self.database.transaction() as connection:
+                audit(connection, "fleet", "server.stop", str(self.state.folder))
+        finally:
+            self._undo.close()
 
     @property
     def broker_pid(self) -> int | None:
@@ -187,7 +197,6 @@ class Server:
 
             settings = dataclasses.replace(settings, host="127.0.0.1")
             self._broker = Loopback(folder, listeners)
-            self._protocol = mqtt.MQTTv311
         self._broker.start()
         undo.callback(self._broker.stop)
         local = settings.host not in ("", "0.0.0.0", "::")  # noqa: S104 (a comparison)
@@ -201,7 +210,7 @@ class Server:
         with whole_file(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(identity)
-        self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=SERVER_ID, protocol=self._protocol)
+        self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=SERVER_ID, protocol=mqtt.MQTTv311)
         client.tls_set_context(self._trust(path))
         client.reconnect_delay_set(1, 4 if self._broker else 30)
         client.max_inflight_messages_set(1000)
@@ -229,9 +238,21 @@ class Server:
             _log.error("the broker refuses the server: %s", code)
             return
         # At most once is enough here: devices repeat what is not acknowledged, and it spares an answer a message.
+        # So is MQTT 3.1.1, whose packets cost less to read and write.
         client.subscribe([(topics.EVERY_UP, 0), (topics.EVERY_BOOT, 0)])
+        # Who came or went meanwhile? Who is there answers; who has not by then is not.
+        self._roll_called_at = time.time()
+        self.send(topics.to_all("roll"), {}, qos=0)
         self.connected.set()
         _log.info("connected to the broker at %s:%d", self.address.host, self.address.port)
+
+    def _end_roll_call(self) -> None:
+        called, table = self._roll_called_at, tables.devices
+        if called is not None and time.time() > called + _ROLL_CALL_SECONDS:
+            self._roll_called_at = None
+            silent = sa.or_(table.c.last_seen.is_(None), table.c.last_seen < called)
+            with self.database.transaction() as connection:
+                connection.execute(table.update().where(table.c.online, silent).values(online=False))
 
     def _on_disconnect(self, _client: Any, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self.connected.clear()
@@ -253,6 +274,8 @@ class Server:
         """Stores a request for enrollment and answers it. Rare, so it is done on the network thread."""
         try:
             token = topics.parse_boot(topic)
+            if self._asks_too_often(token):
+                return
             envelope = Envelope.read(payload, topic)
             message = CertificateRequest.read(envelope.body, topic)
         except BadMessage as error:
@@ -272,6 +295,15 @@ class Server:
             with self.database.reading() as connection:
                 found = enrollment.answer(connection, found.key)
         self._answer(found, token, None)
+
+    def _asks_too_often(self, token: str) -> bool:
+        """Whoever has a token may ask, but not keep the database busy by it: devices ask once a minute."""
+        now = time.monotonic()
+        if now > self._asking_ends:
+            self._asking_ends = now + _ASKING_SECONDS
+            self._asking.clear()
+        self._asking[token] += 1
+        return self._asking[token] > _MOST_ASKED
 
     def _record_refusal(self, token: str, why: str) -> None:
         with self.database.transaction() as connection:
@@ -325,8 +357,12 @@ class Server:
         self._end_session(event.subject)
 
     def _write_revocations(self) -> None:
+        with self._revoking:  # a list must not replace a later one
+            self._write_revocations_in_turn()
+
+    def _write_revocations_in_turn(self) -> None:
         now = time.time()
-        suspended = [device for device, until in self._suspended.items() if until > now]
+        suspended = [device for device, until in list(self._suspended.items()) if until > now]
         with self.database.transaction() as connection:
             revoked = dict(enrollment.revoked(connection))
             if suspended:
@@ -348,7 +384,7 @@ class Server:
             with whole_file(path) as file:
                 os.fchmod(file.fileno(), 0o600)
                 file.write(self.authority.stand_in(device))
-            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=self._protocol)
+            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=mqtt.MQTTv311)
             client.tls_set_context(self._trust(path))
             client.on_connect = lambda *_: ended.set()
             client.connect(self.address.host, self.address.port)
@@ -389,10 +425,9 @@ class Server:
 
     # Jobs.
 
-    def _came_in(self, connection: sa.Connection, report: Report) -> list[Publication]:
-        """A device has said hello: it gets what it has yet to do."""
-        jobs = registry.open_jobs(connection, report.device)
-        return [self._job_publication(report.device, job) for job in jobs]
+    def _came_in(self, connection: sa.Connection, devices: list[str]) -> list[Publication]:
+        """Devices have connected: they get what they have yet to do."""
+        return [self._job_publication(job["device"], job) for job in registry.open_jobs(connection, devices)]
 
     def _send_job(self, job: str) -> None:
         with self.database.reading() as connection:

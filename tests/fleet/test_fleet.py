@@ -348,6 +348,23 @@ def test_jobs_are_done_once_and_wait_for_their_device(fleet: Fleet) -> None:
     assert done == [early]
 
 
+def test_a_job_that_came_while_its_device_was_away_is_sent_when_it_connects(fleet: Fleet) -> None:
+    agent = fleet.run(fleet.member("attic"))
+    until(lambda: fleet.is_online("attic"))
+    client = agent._client
+    assert client is not None
+    client.disconnect()  # a connection that breaks, not a restart
+    with fleet.database.transaction() as connection:
+        registry.create_job(connection, "attic", "ping", {}, "ana@desk")
+    query = sa.select(tables.jobs.c.state)
+
+    def state() -> str:
+        with fleet.database.reading() as connection:
+            return str(connection.scalar(query))
+
+    until(lambda: state() == "done")
+
+
 def test_what_is_acknowledged_is_kept_once(fleet: Fleet) -> None:
     home = fleet.member("attic")
     client = fleet.client(home)
@@ -405,13 +422,34 @@ def test_garbage_from_a_member_reaches_nobody(fleet: Fleet) -> None:
     assert hostile.got_in()
     for topic in ("tel", "hello", "csr", "job/x", "status", "blob", "nonsense", "fl/1/2", "td", "job/../../x"):
         for payload in (b"", b"{", b"\xff" * 100, b"[" * 60_000, Sender().wrap({"values": 1}).encode()):
-            hostile.publish(f"f/v1/hostile/up/{topic}", payload, retain=True)
+            hostile.publish(f"f/v1/hostile/up/{topic}", payload)
     before = fleet.reports("honest")
     until(lambda: fleet.reports("honest") > before + 1)
     assert fleet.device("hostile")["inventory"] == INVENTORY.json() | {
         "features": [], "sensors": ["microphone"], "boards": [], "models": []
     }  # fmt: skip
     assert honest.connected.is_set()
+    hostile.mqtt.publish("f/v1/hostile/up/job/x", b"x" * 60_000, 1, retain=True)
+    assert hostile.disconnected.wait(5), "the broker's memory is not for keeping things in"
+
+
+def test_who_left_while_the_server_was_away_is_found_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.fleet.server.services._ROLL_CALL_SECONDS", 2.0)
+    monkeypatch.setattr("edge.fleet.device.agent.ROLL_CALL_SECONDS", 0.5)
+    stays, leaves = (fleet.run(fleet.member(name), heartbeat=60) for name in ("stays", "leaves"))
+    until(lambda: fleet.is_online("stays") and fleet.is_online("leaves"))
+    fleet.server._client.loop_stop()  # the broker and the devices go on, nobody listens
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    leaves.stop()
+    until(lambda: not leaves.connected.is_set())
+    time.sleep(0.2)
+    assert fleet.is_online("leaves")
+    del fleet.server.ingest.offer
+    fleet.server._client.reconnect()
+    fleet.server._client.loop_start()
+    until(lambda: not fleet.is_online("leaves"))
+    time.sleep(0.5)
+    assert fleet.is_online("stays") and stays.connected.is_set()
 
 
 def test_a_foreign_or_borrowed_identity(fleet: Fleet) -> None:
@@ -505,6 +543,29 @@ def test_a_flood_from_one_device_does_not_stop_the_others(fleet: Fleet, monkeypa
     assert honest.connected.is_set()
     assert any(row["action"] == "device.suspend" for row in entries(fleet.database, 20, "flooder"))
     assert fleet.device("flooder")["state"] == "active", "for a while, not for good"
+
+
+def test_a_flood_of_requests_with_a_token(fleet: Fleet) -> None:
+    token, honest = fleet.token(), fleet.run(fleet.member("honest"))
+    until(lambda: token.id in (fleet.state.broker / "tokens").read_text())
+    login = (token.id, token.secret)
+    client = until(
+        lambda: (
+            found
+            if (
+                found := Client(fleet.server.address.boot_port, fleet.server.authority.root_pem, None, "", login)
+            ).got_in()
+            else None
+        )
+    )
+    before = fleet.reports("honest")
+    sender = Sender()
+    for _ in range(500):
+        body = CertificateRequest(request_for(new_key()), "x", "0" * 64).json()
+        client.mqtt.publish(f"boot/{token.id}/up", sender.wrap(body).encode(), 0)
+    until(lambda: fleet.reports("honest") > before + 2)
+    refused = [row for row in entries(fleet.database, 1000, token.id) if row["action"] == "enrollment.refuse"]
+    assert 0 < len(refused) <= 40 and honest.connected.is_set()
 
 
 # Starting and stopping.
