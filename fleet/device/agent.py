@@ -281,8 +281,8 @@ class Agent:
         return self._status.wrap(Status(online).json()).encode()
 
     def _beat(self) -> None:
+        self.inventory_changed()  # the first time, or something changed
         values = self._measure()
-        self.inventory_changed()
         self.telemetry({"uptime": round(time.monotonic(), 1), **values})
 
     def _say_hello(self) -> None:
