@@ -45,7 +45,6 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     place = State.create(state)
     said = {name: value for name, value in given.items() if value not in (None, ())}
     settings = dataclasses.replace(place.settings(), **said)
-    place.save(settings)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -56,6 +55,7 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
 
         server.extensions = (*server.extensions, EndpointFollower)
     server.start()
+    place.save(settings)  # what does not work is not remembered
     stop_metrics = None
     try:
         if settings.metrics_port:
