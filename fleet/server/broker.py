@@ -321,22 +321,30 @@ max_connections 1000
 """
 
     def _end_leftover(self) -> None:
-        """Ends a broker of ours whose server was killed."""
-        try:
-            pid = int((self._folder / "mosquitto.pid").read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            return
-        if os.fsencode(self._folder / "mosquitto.conf") not in command:
-            return  # the number belongs to somebody else by now
-        _log.warning("ending the broker that an earlier server left behind (process %d)", pid)
-        deadline = time.monotonic() + _STOP_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            while time.monotonic() < deadline:
-                os.kill(pid, 0)
-                time.sleep(0.02)
-            os.kill(pid, signal.SIGKILL)
+        """Ends brokers of ours whose server was killed; they are known by their configuration's path.
+
+        The number in mosquitto.pid alone would miss one whose server was killed before it wrote that.
+        """
+        wanted = os.fsencode(self._folder / "mosquitto.conf")
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                ours = wanted in entry.read_bytes().split(b"\0") and int(entry.parent.name) != os.getpid()
+            except OSError:  # it has ended meanwhile
+                continue
+            if ours:
+                _end_stranger(int(entry.parent.name))
+
+
+def _end_stranger(pid: int) -> None:
+    """Ends a process that is no child of this one, and returns when it has ended."""
+    _log.warning("ending the broker that an earlier server left behind (process %d)", pid)
+    deadline = time.monotonic() + _STOP_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            os.kill(pid, 0)
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
