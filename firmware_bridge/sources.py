@@ -49,18 +49,26 @@ class Parts:
         return [source for part in self.sources.values() for source in part]
 
 
-def core_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
-    """The core without a protocol around it."""
+def core_parts(board: Board, operators: Sequence[str], learning: bool, rows: bool = True) -> Parts:
+    """The core without a protocol around it.
+
+    Args:
+        board: For which.
+        operators: The operators that it has.
+        learning: Whether it learns.
+        rows: Whether it runs row-major ternary weights, too, on the scalar kernels; else it refuses them.
+    """
     kernels = CORE / "kernels"
     files = sorted((kernels / "scalar").glob("*.c"))
     for folder in (*_KERNELS[board.target], "micro"):
         files += sorted((kernels / folder).glob("*.c"))
     needed = [path for path in files if is_needed(path.stem, operators, learning)]
     table = (generated("built_operators.h", operators_header(operators)),)
+    layout = () if rows else ("-DEDGE_OWN_LAYOUT_ONLY",)
     sources = {
         "core": [_terse(path) for path in sorted(CORE.glob("*.c"))],
         "operators": [
-            _terse(path, table if path.name == "table.c" else ()) for path in sorted((CORE / "ops").glob("*.c"))
+            _terse(path, table if path.name == "table.c" else (), layout) for path in sorted((CORE / "ops").glob("*.c"))
         ],
         "kernels": [Source(path, COLD) for path in sorted(kernels.glob("*.c"))]
         + [Source(path, HOT if _runs_often(path, board, operators) else COLD) for path in needed],
@@ -68,9 +76,9 @@ def core_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
     return Parts(sources, [Source(path, COLD) for path in files if path not in needed], (CORE,))
 
 
-def firmware_parts(board: Board, operators: Sequence[str], learning: bool) -> Parts:
-    """All of it: the core, the protocol, the check of signatures."""
-    core = core_parts(board, operators, learning)
+def firmware_parts(board: Board, operators: Sequence[str], learning: bool, rows: bool = True) -> Parts:
+    """All of it: the core, the protocol, the check of signatures; see core_parts."""
+    core = core_parts(board, operators, learning, rows)
     monocypher = monocypher_folder()
     config = (generated("board_config.h", board_config(board)),)
     protocol = [*sorted((FIRMWARE / "protocol").glob("*.c")), FIRMWARE / "start/main.c"]
@@ -86,10 +94,10 @@ def firmware_parts(board: Board, operators: Sequence[str], learning: bool) -> Pa
     return Parts(sources, core.left_out, (CORE, FIRMWARE / "protocol", monocypher))
 
 
-def _terse(path: Path, include: tuple[Path, ...] = ()) -> Source:
+def _terse(path: Path, include: tuple[Path, ...] = (), flags: tuple[str, ...] = ()) -> Source:
     if path.name == "table.c":
         return Source(path, (*COLD, '-DEDGE_OPERATORS_HEADER="built_operators.h"'), include)
-    return Source(path, COLD if path.name in _SPEAK else (*COLD, "-DEDGE_TERSE"), include)
+    return Source(path, (*COLD, *flags) if path.name in _SPEAK else (*COLD, "-DEDGE_TERSE", *flags), include)
 
 
 def _runs_often(path: Path, board: Board, operators: Sequence[str]) -> bool:

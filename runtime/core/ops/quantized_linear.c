@@ -189,7 +189,8 @@ static edge_status run(edge_call *call, const layout *at) {
   if (n == 0 || tokens == 0) return EDGE_OK;
 
   const edge_qd8_weights *kernel = storage(call->kernels, bits);
-  if (!edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
+  if (EDGE_SCALAR_WHERE_UNREAD &&
+      !edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
     kernel = storage(&edge_kernels_scalar, bits);
   }
   job work = {
