@@ -26,6 +26,8 @@ _KERNELS = {
 }
 # Where f32_gemm is more than the end of a sequence pool.
 _FLOAT_PRODUCTS = {"edge::linear.out", "aten::addmm.out", "aten::bmm.out", "aten::linear.out", "aten::mm.out"}
+# Of a microcontroller's kernels those that only call others.
+_SETS_UP = {"f32_qd8_quantize", "qd8_conv2d", "qd8_f32_qc8w_conv2d_quantize", "qd8_f32_qc2w_conv2d_quantize"}
 # Says sentences, for all others; so does table.c.
 _SPEAK = ("error.c",)
 
@@ -104,7 +106,7 @@ def _runs_often(path: Path, board: Board, operators: Sequence[str]) -> bool:
     """Whether a file holds the loop over multiplications that this CPU runs: its own kernels, and scalar ones for which
     it has none."""
     if path.parent.name != "scalar":
-        return True
+        return path.stem not in _SETS_UP
     kernel = path.stem.removesuffix("_gemm")
     if kernel == "f32":
         return bool(_FLOAT_PRODUCTS.intersection(operators))

@@ -4,7 +4,8 @@
 
 #if defined(EDGE_BARE_METAL)
 
-/* The sum tells the rows' quantizer that the sample is the scalar kernel's. */
+/* The sum tells the rows' quantizer that the sample is the scalar kernel's; a floating-point unit makes the same codes of
+ * it, because NaN becomes 0, and what NaN leaves is within the scale. */
 edge_row edge_qd8_conv2d_scale__micro(size_t count, const float *x) {
   edge_row row = {0};
   if (edge_micro_scale_of(edge_micro_largest(count, x, 1, 0), &row)) return row;

@@ -7,9 +7,13 @@ void edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(const edge_conv2d *shape, con
                                                    const edge_row *row, size_t first, size_t last, void *rows) {
   const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
   const size_t pixels = (last - first) * width;
+#if !defined(__ARM_FP)
   if (row->sum != 0) {
     edge_qd8_f32_qc2w_conv2d_quantize_rows__scalar(shape, x, channels_last, row, first, last, rows);
-  } else if (channels_last || channels == 1) {
+    return;
+  }
+#endif
+  if (channels_last || channels == 1) {
     edge_micro_codes(pixels * channels, x + first * width * channels, 1, row->scale, rows, 1);
   } else {
     for (size_t c = 0; c < channels; ++c) {

@@ -6,10 +6,12 @@
 void edge_qd8_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
                                           const edge_row *row, size_t first, size_t last, void *rows) {
   const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
+#if !defined(__ARM_FP)
   if (row->sum != 0) {
     edge_qd8_conv2d_quantize_rows__scalar(shape, x, channels_last, row, first, last, rows);
     return;
   }
+#endif
   int8_t *codes = rows;
   for (size_t y = first; y < last; ++y) {
     for (size_t c = 0; c < channels; ++c, codes += width) {
