@@ -8,8 +8,7 @@ from pathlib import Path
 
 from edge.firmware_bridge.board import Board
 from edge.firmware_bridge.compile import FIRMWARE, board_config, generated
-from edge.firmware_bridge.monocypher_source import FLAGS as MONOCYPHER_FLAGS
-from edge.firmware_bridge.monocypher_source import monocypher_folder
+from edge.firmware_bridge.monocypher_source import monocypher_folder, small_source
 from edge.firmware_bridge.operators import CORE, is_needed, operators_header
 from edge.firmware_bridge.toolchain import COLD, HOT, Source
 
@@ -82,6 +81,7 @@ def firmware_parts(board: Board, operators: Sequence[str], learning: bool, rows:
     """All of it: the core, the protocol, the check of signatures; see core_parts."""
     core = core_parts(board, operators, learning, rows)
     monocypher = monocypher_folder()
+    small = generated("monocypher.c", small_source((monocypher / "monocypher.c").read_text(encoding="utf-8")))
     config = (generated("board_config.h", board_config(board)),)
     protocol = [*sorted((FIRMWARE / "protocol").glob("*.c")), FIRMWARE / "start/main.c"]
     lessons = [*sorted((CORE / "learn").glob("*.c")), FIRMWARE / "protocol/lessons.c"]
@@ -91,7 +91,7 @@ def firmware_parts(board: Board, operators: Sequence[str], learning: bool, rows:
         **core.sources,
         "learning": [Source(path, COLD, config) for path in lessons],
         "protocol": [Source(path, COLD, config) for path in protocol if path.name != "lessons.c"],
-        "signature": [Source(monocypher / "monocypher.c", (*COLD, *MONOCYPHER_FLAGS))],
+        "signature": [Source(small / "monocypher.c", COLD, (FIRMWARE / "signature",))],
     }
     return Parts(sources, core.left_out, (CORE, FIRMWARE / "protocol", monocypher))
 
