@@ -45,6 +45,7 @@ class Model:
         layers: Its layers' sizes.
         weight_bytes: Of all its constants.
         layout: In which its ternary weights lie: one of edge.runtime.layouts.LAYOUTS.
+        rows: Whether some of them lie row-major.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     layers: tuple[Layer, ...]
     weight_bytes: int
     layout: str
+    rows: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def describe_program(name: str, pte: bytes, manifest: Manifest | None = None) ->
     if 0 < foreign < len(LAYOUTS):
         layout = LAYOUTS[foreign]
     operators = tuple(dict.fromkeys(operator for operator, _, _ in instructions))
-    return Model(name, pte, manifest, operators, tuple(layers), min(weight_bytes, len(pte)), layout)
+    return Model(name, pte, manifest, operators, tuple(layers), min(weight_bytes, len(pte)), layout, 0 in seen)
 
 
 def build_firmware(
@@ -165,9 +167,10 @@ def build_firmware(
     notes = _check_class(model, board)
     compiler = find_toolchain(toolchain, board.cpu)
     chosen = choose_operators(operators, model.operators)
+    rows = model.rows or operators == "all"
     layout = Layout(board.storage.bytes, board.storage.erase_bytes, board.storage.learned_bytes)
     progress("compiling the core, measuring the model")
-    needs = measure_program(board, compiler, model.pte, chosen)
+    needs = measure_program(board, compiler, model.pte, chosen, rows)
     image = slot_image(
         model.pte,
         key,
@@ -209,9 +212,9 @@ def build_firmware(
     progress("compiling the firmware")
     identity = Identity.of(key, device_id or os.urandom(DEVICE_ID_BYTES))
     storage = first_storage_image(layout, identity, [image])
-    report = _link(report, board, compiler, chosen, learning, storage, output)
+    report = _link(report, board, compiler, chosen, learning, rows, storage, output)
     progress("starting the firmware on an emulated board")
-    report = _measure_stack(report, board, compiler, chosen, learning, key, image)
+    report = _measure_stack(report, board, compiler, chosen, learning, rows, key, image)
     report.check()
     return Firmware(report, output, _write_binaries(board, output))
 
@@ -235,10 +238,11 @@ def _link(
     compiler: Toolchain,
     operators: Sequence[str],
     learning: bool,
+    rows: bool,
     storage: bytes,
     output: Path,
 ) -> Report:
-    parts = firmware_parts(board, operators, learning)
+    parts = firmware_parts(board, operators, learning, rows)
     held = generated("storage.bin", storage) / "storage.bin"
     text = f'__asm__(".section .storage,\\"a\\"\\n.incbin \\"{held}\\"\\n");\n'
     section = Source(generated("storage.c", text) / "storage.c", COLD)
@@ -262,6 +266,7 @@ def _measure_stack(
     compiler: Toolchain,
     operators: Sequence[str],
     learning: bool,
+    rows: bool,
     key: FirmwareKey,
     image: bytes,
 ) -> Report:
@@ -276,7 +281,7 @@ def _measure_stack(
     there = roomy(reference, 4 * len(image) + 16 * 4096)
     layout = Layout(there.storage.bytes, there.storage.erase_bytes)
     storage = first_storage_image(layout, Identity.of(key, bytes(DEVICE_ID_BYTES)), [image])
-    parts = firmware_parts(there, operators, learning)
+    parts = firmware_parts(there, operators, learning, rows)
     from edge.runtime.cache import cache_dir
 
     elf = cache_dir() / "firmware" / "measure" / f"{there.name}-{compiler.name}-full.elf"

@@ -88,7 +88,9 @@ def roomy(board: Board, program_bytes: int) -> Board:
     )
 
 
-def measure_program(board: Board, toolchain: Toolchain, pte: bytes, operators: Sequence[str]) -> Needs:
+def measure_program(
+    board: Board, toolchain: Toolchain, pte: bytes, operators: Sequence[str], rows: bool = True
+) -> Needs:
     """Measures a program with the core that firmware for `board` has.
 
     Args:
@@ -96,6 +98,7 @@ def measure_program(board: Board, toolchain: Toolchain, pte: bytes, operators: S
         toolchain: A compiler for it.
         pte: The program.
         operators: What the core is built with.
+        rows: As core_parts takes it.
 
     Raises:
         Unsupported: The core refuses the program.
@@ -106,7 +109,7 @@ def measure_program(board: Board, toolchain: Toolchain, pte: bytes, operators: S
         raise Unsupported(f"a program of {len(pte):,} bytes is none for a microcontroller")
     reference = reference_board(board)
     there = roomy(reference, len(pte))
-    elf = _build(there, toolchain, operators)
+    elf = _build(there, toolchain, operators, rows)
     storage = struct.pack("<I12x", len(pte)) + pte
     if len(storage) > there.storage.bytes:
         raise Unsupported(f"the program's {len(pte):,} bytes are more than {there.name}'s storage")
@@ -126,8 +129,8 @@ def measure_program(board: Board, toolchain: Toolchain, pte: bytes, operators: S
     return Needs(total, state, arena, scratch, packed, stack, tuple(exact), reference.name)
 
 
-def _build(board: Board, toolchain: Toolchain, operators: Sequence[str]) -> Path:
-    parts = core_parts(board, operators, learning=False)
+def _build(board: Board, toolchain: Toolchain, operators: Sequence[str], rows: bool) -> Path:
+    parts = core_parts(board, operators, learning=False, rows=rows)
     config = (generated("board_config.h", board_config(board)),)
     measure = [Source(FIRMWARE / "start/measure.c", COLD, config)]
     folder = cache_dir() / "firmware" / "measure"

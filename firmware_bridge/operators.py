@@ -18,6 +18,8 @@ _TERNARY = ("edge::ternary_linear.out", "edge::ternary_conv1x1.out")
 _ATTENTION = ("edge::attention.out", "edge::attention_qkv.out")
 _PRODUCTS = ("aten::addmm.out", "aten::bmm.out", "aten::linear.out", "aten::mm.out")
 _POOLED = ("edge::conv2d_max_pool2d.out", "edge::conv2d_int8_max_pool2d.out", "edge::ternary_conv2d_max_pool2d.out")
+_TERNARY_CONV = ("edge::ternary_conv2d.out", "edge::ternary_conv2d_max_pool2d.out")
+_INT8_CONV = ("edge::conv2d_int8.out", "edge::conv2d_int8_max_pool2d.out")
 KERNELS: dict[str, tuple[str, ...]] = {
     "f32_attention": _ATTENTION,
     "f32_conv2d": ("edge::conv2d.out", "edge::conv2d_max_pool2d.out", "aten::convolution.out"),
@@ -27,10 +29,11 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "f32_qd8_quantize": (*_LINEAR, *_TERNARY),
     "f32_softmax": ("edge::sequence_pool.out", "aten::_softmax.out", "aten::_log_softmax.out", *_ATTENTION),
     "qd8_attention": ("edge::attention_int8.out", "edge::attention_qkv_int8.out"),
-    "qd8_f32_qc2w_conv2d": ("edge::ternary_conv2d.out", "edge::ternary_conv2d_max_pool2d.out"),
+    "qd8_conv2d": (*_INT8_CONV, *_TERNARY_CONV),
+    "qd8_f32_qc2w_conv2d": _TERNARY_CONV,
     "qd8_f32_qc2w": (*_LINEAR, *_TERNARY),
     "qd8_f32_qc4w": _LINEAR,
-    "qd8_f32_qc8w_conv2d": ("edge::conv2d_int8.out", "edge::conv2d_int8_max_pool2d.out"),
+    "qd8_f32_qc8w_conv2d": _INT8_CONV,
     "qd8_f32_qc8w": _LINEAR,
 }
 # What learning calls: runtime/core/learn.

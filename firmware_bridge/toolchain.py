@@ -42,7 +42,7 @@ COLD = ("@cold",)
 HOT = ("@hot",)
 _OPTIMIZE: dict[str, dict[str, tuple[str, ...]]] = {
     # zig turns -Oz into -Os on its own.
-    "zig": {"@cold": ("-Os", "-Xclang", "-Oz"), "@hot": ("-O2", "-fno-unroll-loops")},
+    "zig": {"@cold": ("-Os", "-Xclang", "-Oz"), "@hot": ("-Os",)},
     "gcc": {"@cold": ("-Os",), "@hot": ("-O2",)},
 }
 _ZIG_FLAGS = ("-fno-sanitize=undefined", "-Wno-unused-command-line-argument")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.firmware_bridge.errors import LinkLost
-from edge.firmware_bridge.monocypher_source import FLAGS, monocypher_folder
+from edge.firmware_bridge.compile import generated
+from edge.firmware_bridge.monocypher_source import monocypher_folder, small_source
 from edge.firmware_bridge.signature import FirmwareKey
 from edge.firmware_bridge.storage import Identity, Layout, first_storage_image
 from tests.conftest import ROOT, made_once, source_hash
@@ -36,11 +37,12 @@ def build(*, sanitized: bool = False, defines: Sequence[str] = ()) -> Path:
 
     def make(folder: Path) -> None:
         monocypher = monocypher_folder()
-        include = [f"-I{path}" for path in (CORE, FIRMWARE, FIRMWARE / "protocol", HERE, monocypher)]
-        sources = [*sorted(FIRMWARE.glob("protocol/*.c")), HERE / "board_host.c", monocypher / "monocypher.c"]
+        small = generated("monocypher.c", small_source((monocypher / "monocypher.c").read_text(encoding="utf-8")))
+        include = [f"-I{path}" for path in (CORE, FIRMWARE, FIRMWARE / "protocol", HERE, monocypher, FIRMWARE / "signature")]
+        sources = [*sorted(FIRMWARE.glob("protocol/*.c")), HERE / "board_host.c", small / "monocypher.c"]
         flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *_flags(sanitized)]
         words = [f"-D{word}" for word in defines]
-        command = [compiler, *flags, *FLAGS, *words, *include, *map(str, sources), *map(str, objects), "-lm"]
+        command = [compiler, *flags, *words, *include, *map(str, sources), *map(str, objects), "-lm"]
         result = subprocess.run([*command, "-o", str(folder / "board_host")], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-4000:]
 

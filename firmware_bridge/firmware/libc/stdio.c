@@ -36,56 +36,6 @@ static char *digits(char *end, uint64_t value, unsigned base) {
   return end;
 }
 
-/* %g: six significant digits, in fixed or scientific notation, without trailing zeros. Computed in float32, which is in
- * hardware or at least smaller: the last digit may be off. */
-static void put_real(sink *to, float value) {
-  if (value != value) {
-    put_padded(to, "nan", 3, 0, ' ');
-    return;
-  }
-  if (__builtin_signbit(value)) {
-    put(to, '-');
-    value = -value;
-  }
-  if (value > 3.4028235e38f) {
-    put_padded(to, "inf", 3, 0, ' ');
-    return;
-  }
-  int exponent = 0;
-  if (value > 0.0f) {
-    while (value >= 1e8f) value *= 1e-8f, exponent += 8;
-    while (value >= 10.0f) value *= 0.1f, ++exponent;
-    while (value < 1e-7f) value *= 1e8f, exponent -= 8;
-    while (value < 1.0f) value *= 10.0f, --exponent;
-  }
-  uint32_t scaled = (uint32_t)(value * 1e5f + 0.5f);
-  if (scaled >= 1000000) scaled /= 10, ++exponent;
-  char figures[6];
-  for (int i = 5; i >= 0; --i) figures[i] = (char)('0' + scaled % 10), scaled /= 10;
-  int last = 5;
-  while (last > 0 && figures[last] == '0') --last;
-  if (exponent < -4 || exponent >= 6) {
-    put(to, figures[0]);
-    if (last > 0) put(to, '.');
-    for (int i = 1; i <= last; ++i) put(to, figures[i]);
-    put(to, 'e');
-    put(to, exponent < 0 ? '-' : '+');
-    char buffer[8], *end = buffer + sizeof buffer;
-    char *start = digits(end, (uint32_t)(exponent < 0 ? -exponent : exponent), 10);
-    put_padded(to, start, (size_t)(end - start), 2, '0');
-    return;
-  }
-  if (exponent < 0) {
-    put(to, '0');
-    put(to, '.');
-    for (int i = -1; i > exponent; --i) put(to, '0');
-  }
-  for (int i = 0; i <= last || i <= exponent; ++i) {
-    put(to, i <= last ? figures[i] : '0');
-    if (i == exponent && i < last) put(to, '.');
-  }
-}
-
 int vsnprintf(char *text, size_t room, const char *format, va_list arguments) {
   sink to = {text, room, 0};
   for (; *format != '\0'; ++format) {
@@ -133,10 +83,6 @@ int vsnprintf(char *text, size_t room, const char *format, va_list arguments) {
         put_padded(&to, start, (size_t)(end - start), width, padding);
         break;
       }
-      case 'p':
-        start = digits(end, (uintptr_t)va_arg(arguments, void *), 16);
-        put_padded(&to, start, (size_t)(end - start), 8, '0');
-        break;
       case 'c': put(&to, (char)va_arg(arguments, int)); break;
       case 's': {
         const char *string = va_arg(arguments, const char *);
@@ -145,7 +91,6 @@ int vsnprintf(char *text, size_t room, const char *format, va_list arguments) {
         put_padded(&to, string, count, width, ' ');
         break;
       }
-      case 'g': put_real(&to, (float)va_arg(arguments, double)); break;
       case '%': put(&to, '%'); break;
       case '\0': --format; break;
       default: put(&to, *format); break;

@@ -81,7 +81,12 @@ static void fill_test_inputs(const edge_running *running) {
       state ^= state << 5;
       const float value = (float)((int32_t)(state >> 8) - (1 << 23)) / (float)(1 << 23);
       if (wide) {
-        ((double *)input->data)[j] = value;
+        /* As a double's bits; the value is 0 or in float32's usual range. */
+        uint32_t bits;
+        memcpy(&bits, &value, sizeof bits);
+        const uint64_t magnitude = (uint64_t)(bits & 0x7FFFFFFF) << 29;
+        const uint64_t real = (uint64_t)(bits >> 31) << 63 | (magnitude == 0 ? 0 : magnitude + ((uint64_t)896 << 52));
+        memcpy((char *)input->data + 8 * j, &real, sizeof real);
       } else {
         ((float *)input->data)[j] = value;
       }

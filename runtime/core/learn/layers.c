@@ -87,7 +87,11 @@ static void convolve(const edge_layer *layer, const float *x) {
       .out = {.data = layer->y, .row_step = 1, .step = pixels},
   };
   const edge_conv_part all = {0, pixels, 0, (size_t)window->out_channels};
+#if defined(EDGE_BARE_METAL) /* the one table has the scalar kernel */
+  edge_kernels_at(0)->f32_conv2d.run(&conv, &all);
+#else
   edge_kernels_scalar.f32_conv2d.run(&conv, &all);
+#endif
 }
 
 static void convolve_back(const edge_layer *layer, float *x, int before, float rate, float *plane) {

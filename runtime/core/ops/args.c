@@ -122,6 +122,52 @@ edge_status edge_take_bool(edge_call *call, uint32_t index, const char *name, bo
   return EDGE_OK;
 }
 
+edge_status edge_take_float(edge_call *call, uint32_t index, const char *name) {
+  const edge_value *value = argument(call, index, name);
+  if (value == NULL) return EDGE_BAD_ARGUMENT;
+  if (value->kind != EDGE_DOUBLE && value->kind != EDGE_INT && value->kind != EDGE_BOOLEAN) {
+    return wrong_kind(call, value, name, "a number");
+  }
+#if defined(EDGE_BARE_METAL)
+  if (value->kind == EDGE_INT && value->as.integer != (int32_t)value->as.integer) {
+    return edge_fail(call, EDGE_UNSUPPORTED, "%s is an integer of more than 32 bits", name);
+  }
+#endif
+  return EDGE_OK;
+}
+
+#if defined(EDGE_BARE_METAL)
+/* A double from its bits, rounded to nearest, ties to even. */
+static float narrowed(uint64_t bits) {
+  const uint32_t sign = (uint32_t)(bits >> 63) << 31, wide = (uint32_t)(bits >> 52) & 0x7FF;
+  const int32_t exponent = (int32_t)wide - 1023 + 127;
+  /* 24 bits of the mantissa, six more, the last of which is also of all behind it. */
+  const uint32_t mantissa = 1u << 29 | (uint32_t)(bits >> 23 & 0x1FFFFFFF) | ((bits & 0x7FFFFF) != 0);
+  uint32_t narrow = 0x7F800000; /* infinity */
+  if (wide == 0x7FF && bits << 12 != 0) {
+    narrow = 0x7FC00000;
+  } else if (exponent < 255) {
+    const uint32_t shift = exponent > 0 ? 6 : exponent < -24 ? 31 : (uint32_t)(7 - exponent);
+    const uint32_t rest = mantissa & ((1u << shift) - 1), half = 1u << (shift - 1);
+    narrow = (exponent > 0 ? (uint32_t)(exponent - 1) << 23 : 0) + (mantissa >> shift);
+    if (rest > half || (rest == half && narrow % 2 == 1)) ++narrow;
+  }
+  narrow |= sign;
+  float value;
+  memcpy(&value, &narrow, sizeof value);
+  return value;
+}
+
+float edge_float_at(const edge_call *call, uint32_t index) {
+  const edge_value *value = call->args[index];
+  if (value->kind == EDGE_INT) return (float)(int32_t)value->as.integer;
+  if (value->kind == EDGE_BOOLEAN) return (float)value->as.boolean;
+  uint64_t bits;
+  memcpy(&bits, &value->as.real, sizeof bits);
+  return narrowed(bits);
+}
+#endif
+
 edge_status edge_take_real(edge_call *call, uint32_t index, const char *name, double *out) {
   const edge_value *value = argument(call, index, name);
   if (value == NULL) return EDGE_BAD_ARGUMENT;

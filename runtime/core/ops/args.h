@@ -46,6 +46,8 @@ edge_status edge_take_optional_int(edge_call *call, uint32_t index, const char *
 edge_status edge_take_bool(edge_call *call, uint32_t index, const char *name, bool *out);
 /* A Scalar: an int, a bool or a float. */
 edge_status edge_take_real(edge_call *call, uint32_t index, const char *name, double *out);
+/* A number that edge_float_at reads. Firmware takes no integers beyond 32 bits. */
+edge_status edge_take_float(edge_call *call, uint32_t index, const char *name);
 /* From `low` to `high` integers. A None is a list of none. */
 edge_status edge_take_ints(edge_call *call, uint32_t index, const char *name, uint32_t low, uint32_t high,
                            const int64_t **out, uint32_t *count);
@@ -99,6 +101,12 @@ static inline double edge_real_at(const edge_call *call, uint32_t index) {
   if (value->kind == EDGE_INT) return (double)value->as.integer;
   return value->kind == EDGE_BOOLEAN ? (double)value->as.boolean : value->as.real;
 }
+#if defined(EDGE_BARE_METAL)
+/* The same without software's arithmetic of doubles, for arguments that edge_take_float took. */
+float edge_float_at(const edge_call *call, uint32_t index);
+#else
+static inline float edge_float_at(const edge_call *call, uint32_t index) { return (float)edge_real_at(call, index); }
+#endif
 static inline int64_t edge_elements(const edge_tensor *tensor) {
   int64_t elements = 1;
   for (uint32_t d = 0; d < tensor->rank; ++d) elements *= tensor->sizes[d];
@@ -121,6 +129,7 @@ static inline int64_t edge_product(const int32_t *sizes, uint32_t from, uint32_t
 #define edge_take_optional_int(call, index, name, ...) edge_take_optional_int(call, index, NULL, __VA_ARGS__)
 #define edge_take_bool(call, index, name, out) edge_take_bool(call, index, NULL, out)
 #define edge_take_real(call, index, name, out) edge_take_real(call, index, NULL, out)
+#define edge_take_float(call, index, name) edge_take_float(call, index, NULL)
 #define edge_take_ints(call, index, name, ...) edge_take_ints(call, index, NULL, __VA_ARGS__)
 #define edge_take_dim(call, index, name, ...) edge_take_dim(call, index, NULL, __VA_ARGS__)
 #endif

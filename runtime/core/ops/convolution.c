@@ -26,7 +26,9 @@ static const edge_qd8_conv2d_weights *storage(const edge_kernels *kernels, const
   return at->weights == EDGE_CONV_TERNARY ? &kernels->qd8_f32_qc2w_conv2d : &kernels->qd8_f32_qc8w_conv2d;
 }
 
+#if EDGE_SCALAR_WHERE_UNREAD
 static uint64_t larger(uint64_t a, uint64_t b) { return a > b ? a : b; }
+#endif
 
 static const float *floats(const edge_tensor *tensor) { return tensor != NULL ? tensor->data : NULL; }
 
@@ -68,6 +70,7 @@ static size_t repacked_bytes(const edge_qd8_conv2d_weights *kernel, const edge_c
   return kernel->packed_bytes != NULL ? kernel->packed_bytes(shape) : 0;
 }
 
+#if EDGE_SCALAR_WHERE_UNREAD
 /* Whether it is this kernel that runs, and not the scalar one. */
 static bool reads(const edge_call *call, const edge_conv_layout *at, const edge_qd8_conv2d_weights *kernel,
                   const edge_conv2d *shape) {
@@ -76,6 +79,7 @@ static bool reads(const edge_call *call, const edge_conv_layout *at, const edge_
   const int wanted = at->weights == EDGE_CONV_TERNARY ? kernel->layout : edge_layout_of(weight);
   return edge_kernel_reads(call, weight, wanted, kernel->packed_bytes != NULL, repacked_bytes(kernel, shape));
 }
+#endif
 
 /* Pixels of the output that a band of the image is for, at least. */
 enum { BAND_PIXELS = 16 };
@@ -146,9 +150,11 @@ edge_status edge_check_conv(edge_call *call, const edge_conv_layout *at, edge_co
     EDGE_TRY(edge_reserve_packed(call, repacked));
   }
   /* Which kernel runs is known when the memory of repacked weights is there, or is not. */
+  *scratch = scratch_of(call, kernel, shape);
+#if EDGE_SCALAR_WHERE_UNREAD
   const edge_conv_scratch scalar = scratch_of(call, storage(&edge_kernels_scalar, at), shape);
-  const edge_conv_scratch own = scratch_of(call, kernel, shape);
-  *scratch = (edge_conv_scratch){larger(scalar.image, own.image), larger(scalar.thread, own.thread)};
+  *scratch = (edge_conv_scratch){larger(scalar.image, scratch->image), larger(scalar.thread, scratch->thread)};
+#endif
   return EDGE_OK;
 }
 
@@ -178,7 +184,9 @@ edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_con
   const bool grouped = conv->shape.groups != 1;
   if (integer) {
     conv->codes = storage(call->kernels, at);
+#if EDGE_SCALAR_WHERE_UNREAD
     if (!reads(call, at, conv->codes, &conv->shape)) conv->codes = storage(&edge_kernels_scalar, at);
+#endif
     conv->scratch = scratch_of(call, conv->codes, &conv->shape);
     conv->band.outputs = band_of(call, conv->codes, &conv->shape);
     conv->of_codes = (edge_qd8_conv2d){
@@ -190,7 +198,9 @@ edge_status edge_open_conv(edge_call *call, const edge_conv_layout *at, edge_con
     return EDGE_OK;
   }
   conv->floats = &call->kernels->f32_conv2d;
+#if !defined(EDGE_BARE_METAL) /* whose kernels take the weights as they are */
   if (conv->floats->packed_bytes != NULL && call->packed == NULL) conv->floats = &edge_kernels_scalar.f32_conv2d;
+#endif
   if (!conv->x->channels_last && conv->floats->image_bytes != NULL) {
     conv->scratch.image = edge_whole_lines(conv->floats->image_bytes(&conv->shape)); /* 0: it is taken as it is */
   }

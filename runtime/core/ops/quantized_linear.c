@@ -65,7 +65,6 @@ static int bits_of(const edge_call *call, const layout *at) { return at->bits ? 
 static edge_status check(edge_call *call, const layout *at) {
   const edge_tensor *x, *packed;
   int64_t bits = 2;
-  double norm_eps = 0.0;
   EDGE_TRY(edge_take_tensor(call, X, "x", EDGE_F32, &x));
   if (at->conv ? x->rank != 4 : x->rank < 1) {
     return edge_fail(call, EDGE_BAD_ARGUMENT, "x has %u dimensions, expected %s", (unsigned)x->rank,
@@ -99,7 +98,7 @@ static edge_status check(edge_call *call, const layout *at) {
   sizes[at->conv ? 1 : x->rank - 1] = n;
   EDGE_TRY(edge_take_output(call, at->out, "out", EDGE_F32, sizes, x->rank));
   EDGE_TRY(edge_take_residual(call, RESIDUAL, sizes, x->rank));
-  EDGE_TRY(edge_take_real(call, at->norm_eps, "norm_eps", &norm_eps));
+  EDGE_TRY(edge_take_float(call, at->norm_eps, "norm_eps"));
   EDGE_TRY(edge_take_activation(call, at->activation));
   bool compat;
   if (at->compat) EDGE_TRY(edge_take_bool(call, at->compat, "bitlinear_compat", &compat));
@@ -189,7 +188,8 @@ static edge_status run(edge_call *call, const layout *at) {
   if (n == 0 || tokens == 0) return EDGE_OK;
 
   const edge_qd8_weights *kernel = storage(call->kernels, bits);
-  if (!edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
+  if (EDGE_SCALAR_WHERE_UNREAD &&
+      !edge_kernel_reads(call, packed, kernel->layout, kernel->packed_bytes != NULL, repacked_bytes(kernel, n, k))) {
     kernel = storage(&edge_kernels_scalar, bits);
   }
   job work = {
@@ -208,7 +208,7 @@ static edge_status run(edge_call *call, const layout *at) {
                       .step = at->conv && !result->channels_last ? plane : 1},
           },
       .step = step,
-      .norm_eps = (float)edge_real_at(call, at->norm_eps),
+      .norm_eps = edge_float_at(call, at->norm_eps),
       .codes = call->scratch,
   };
   const size_t at_once = smaller(tokens, tokens_at_once(call, storage(call->kernels, bits)));
@@ -221,10 +221,9 @@ static edge_status run(edge_call *call, const layout *at) {
       work.gemm.rows = smaller(tokens - token, at_once);
       work.gemm.out.data = (float *)result->data + out;
       work.gemm.out.residual = residual != NULL ? (const float *)residual->data + out : NULL;
-      const double values = (double)(work.gemm.rows * k);
-      edge_threads *threads = edge_threads_for(call, values / CODES_A_NANOSECOND);
+      edge_threads *threads = edge_threads_for(call, (double)(work.gemm.rows * k) / CODES_A_NANOSECOND);
       edge_parallel(threads, blocks(work.gemm.rows, EDGE_TOKEN_BLOCK), quantize, &work);
-      threads = edge_threads_for(call, values * (double)n / MACS_A_NANOSECOND);
+      threads = edge_threads_for(call, (double)(work.gemm.rows * k) * (double)n / MACS_A_NANOSECOND);
       edge_parallel(threads, split(&work, edge_thread_count(threads)), multiply, &work);
     }
   }

@@ -157,7 +157,7 @@ static edge_status check_sum_dims(edge_call *call) { return check_sum(call, EDGE
 static void mean_one(edge_call *call, const edge_tensor *x, int64_t base, edge_walk reduced, int64_t count,
                      int64_t at) {
   const float sum = sum_floats((const float *)x->data + base, reduced);
-  ((float *)edge_tensor_at(call, SUM_OUT)->data)[at] = sum / (float)count;
+  ((float *)edge_tensor_at(call, SUM_OUT)->data)[at] = sum / (float)(size_t)count; /* not more than are in memory */
 }
 
 static void sum_one(edge_call *call, const edge_tensor *x, int64_t base, edge_walk reduced, int64_t count, int64_t at) {

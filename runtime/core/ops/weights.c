@@ -18,7 +18,9 @@ edge_status edge_take_layout(edge_call *call, const edge_tensor *packed, bool te
 edge_status edge_reserve_weights(edge_call *call, const edge_tensor *packed, size_t n, size_t k, int wanted,
                                  size_t repacked) {
   const int layout = edge_layout_of(packed);
-  if (layout == EDGE_LAYOUT_ROWS) return packed->constant ? edge_reserve_packed(call, repacked) : EDGE_OK;
+  if (layout == EDGE_LAYOUT_ROWS && (EDGE_SCALAR_WHERE_UNREAD || wanted == EDGE_LAYOUT_ROWS)) {
+    return packed->constant ? edge_reserve_packed(call, repacked) : EDGE_OK;
+  }
   if (layout == wanted) return EDGE_OK;
 #if defined(EDGE_BARE_METAL)
   (void)n, (void)k;

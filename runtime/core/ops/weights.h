@@ -11,6 +11,12 @@
 
 /* The layout that the shape of `packed` names; other than rows only for `ternary` weights. */
 edge_status edge_take_layout(edge_call *call, const edge_tensor *packed, bool ternary, int *layout);
+/* Firmware for a model in its board's own layout leaves the scalar kernels out, and refuses rows where they would run. */
+#if defined(EDGE_BARE_METAL) && defined(EDGE_OWN_LAYOUT_ONLY)
+#define EDGE_SCALAR_WHERE_UNREAD 0
+#else
+#define EDGE_SCALAR_WHERE_UNREAD 1
+#endif
 /* The layout of a checked tensor. */
 static inline int edge_layout_of(const edge_tensor *packed) { return packed->rank - 2; }
 

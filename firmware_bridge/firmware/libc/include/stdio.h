@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 
-/* %d %i %u %x %c %s %p %g %% with the lengths h, l, ll and z, the flag 0, a width, and a precision of %s. */
+/* %d %i %u %x %c %s %% with the lengths h, l, ll and z, the flag 0, a width, and a precision of %s. */
 int vsnprintf(char *text, size_t room, const char *format, va_list arguments);
 int snprintf(char *text, size_t room, const char *format, ...);
 

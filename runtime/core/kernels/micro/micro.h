@@ -23,6 +23,8 @@ void edge_f32_qd8_quantize__micro(size_t rows, size_t k, const float *x, float n
 void edge_f32_qd8_quantize_columns__micro(size_t tokens, size_t k, const float *x, size_t step, float norm_eps,
                                           bool bitlinear_compat, size_t padded, int8_t *codes, edge_row *row);
 edge_row edge_qd8_conv2d_scale__micro(size_t count, const float *x);
+size_t edge_qd8_conv2d_row_bytes__micro(const edge_conv2d *shape);
+size_t edge_qd8_conv2d_image_bytes__micro(const edge_conv2d *shape);
 void edge_qd8_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
                                           const edge_row *row, size_t first, size_t last, void *rows);
 void edge_qd8_f32_qc2w_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
@@ -45,19 +47,19 @@ void edge_qd8_f32_qc2w_conv2d__micro(const edge_qd8_conv2d *conv, size_t first, 
     .qd8_f32_qc2w = {.run = gemm, .layout = weight_layout, .scratch_bytes = gemm_scratch},         \
     .qd8_f32_qc4w = {.run = edge_qd8_f32_qc4w_gemm__scalar},                                       \
     .qd8_f32_qc8w = {.run = edge_qd8_f32_qc8w_gemm__scalar},                                       \
-    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__scalar,                    \
+    .qd8_f32_qc8w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__micro,                    \
                             .quantize = edge_qd8_conv2d_quantize__micro,                           \
                             .run = edge_qd8_f32_qc8w_conv2d__micro,                                \
                             .scratch_bytes = edge_qd8_f32_qc8w_conv2d_scratch__micro,              \
-                            .row_bytes = edge_qd8_conv2d_row_bytes__scalar,                        \
+                            .row_bytes = edge_qd8_conv2d_row_bytes__micro,                        \
                             .scale = edge_qd8_conv2d_scale__micro,                                 \
                             .quantize_rows = edge_qd8_conv2d_quantize_rows__micro},                \
-    .qd8_f32_qc2w_conv2d = {.image_bytes = edge_qd8_f32_qc2w_conv2d_image_bytes__scalar,           \
+    .qd8_f32_qc2w_conv2d = {.image_bytes = edge_qd8_conv2d_image_bytes__micro,           \
                             .quantize = edge_qd8_f32_qc2w_conv2d_quantize__micro,                  \
                             .run = edge_qd8_f32_qc2w_conv2d__micro,                                \
                             .scratch_bytes = edge_qd8_f32_qc2w_conv2d_scratch__micro,              \
                             .layout = weight_layout,                                               \
-                            .row_bytes = edge_qd8_conv2d_row_bytes__scalar,                        \
+                            .row_bytes = edge_qd8_conv2d_row_bytes__micro,                        \
                             .scale = edge_qd8_conv2d_scale__micro,                                 \
                             .quantize_rows = edge_qd8_f32_qc2w_conv2d_quantize_rows__micro},       \
     .f32_gemm = edge_f32_gemm__scalar, .f32_conv2d = {.run = edge_f32_conv2d__scalar},             \

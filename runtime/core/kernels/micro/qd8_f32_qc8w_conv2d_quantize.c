@@ -1,0 +1,30 @@
+/* The codes of an int8 convolution's sample on a microcontroller: a row of the image is its channels' rows. */
+#include "kernels/micro/micro.h"
+
+#if defined(EDGE_BARE_METAL)
+
+void edge_qd8_conv2d_quantize_rows__micro(const edge_conv2d *shape, const float *x, bool channels_last,
+                                          const edge_row *row, size_t first, size_t last, void *rows) {
+  const size_t width = (size_t)shape->width, channels = (size_t)shape->channels, plane = (size_t)shape->height * width;
+#if !defined(__ARM_FP)
+  if (row->sum != 0) {
+    edge_qd8_conv2d_quantize_rows__scalar(shape, x, channels_last, row, first, last, rows);
+    return;
+  }
+#endif
+  int8_t *codes = rows;
+  for (size_t y = first; y < last; ++y) {
+    for (size_t c = 0; c < channels; ++c, codes += width) {
+      const float *from = channels_last ? x + y * width * channels + c : x + c * plane + y * width;
+      edge_micro_codes(width, from, channels_last ? channels : 1, row->scale, codes, 1);
+    }
+  }
+}
+
+void edge_qd8_conv2d_quantize__micro(const edge_conv2d *shape, const float *x, bool channels_last, void *image,
+                                     edge_row *row) {
+  *row = edge_qd8_conv2d_scale__micro((size_t)shape->channels * (size_t)shape->height * (size_t)shape->width, x);
+  edge_qd8_conv2d_quantize_rows__micro(shape, x, channels_last, row, 0, (size_t)shape->height, image);
+}
+
+#endif
