@@ -32,6 +32,9 @@ from edge.runtime.whole_file import whole_file
 _OVERFLOW = re.compile(r"(will not fit|overflowed)")
 _NUMBER_BYTES = {"float32": 4, "int32": 4, "int64": 8, "float64": 8, "int16": 2}
 
+# Firmware has its device's secret in it.
+_OWNERS_ALONE = 0o600
+
 
 @dataclass(frozen=True)
 class Model:
@@ -165,6 +168,8 @@ def build_firmware(
         EdgeError: It does not compile, or the file cannot be written.
     """
     notes = _check_class(model, board)
+    if not output.parent.is_dir():
+        raise BadInput(f"{output}: there is no folder {output.parent}")
     compiler = find_toolchain(toolchain, board.cpu)
     chosen = choose_operators(operators, model.operators)
     rows = model.rows or operators == "all"
@@ -212,10 +217,17 @@ def build_firmware(
     progress("compiling the firmware")
     identity = Identity.of(key, device_id or os.urandom(DEVICE_ID_BYTES))
     storage = first_storage_image(layout, identity, [image])
-    report = _link(report, board, compiler, chosen, learning, rows, storage, output)
-    progress("starting the firmware on an emulated board")
-    report = _measure_stack(report, board, compiler, chosen, learning, rows, key, image)
-    report.check()
+    # An older file stays as it is until it is known that this one fits and starts.
+    linked = output.with_name(f".{output.stem}.{os.urandom(4).hex()}.elf")
+    try:
+        report = _link(report, board, compiler, chosen, learning, rows, storage, linked)
+        progress("starting the firmware on an emulated board")
+        report = _measure_stack(report, board, compiler, chosen, learning, rows, key, image)
+        report.check()
+        linked.chmod(_OWNERS_ALONE)
+        linked.replace(output)
+    finally:
+        linked.unlink(missing_ok=True)
     return Firmware(report, output, _write_binaries(board, output))
 
 
@@ -312,6 +324,7 @@ def _write_binaries(board: Board, elf: Path) -> tuple[tuple[Path, int], ...]:
     for path, _, data in files:
         with whole_file(path) as file:
             file.write(data)
+        path.chmod(_OWNERS_ALONE)
     # What an emulated board kept beside an older file of this name was another device's.
     for path in (elf, plain):
         path.with_name(f"{path.name}.storage").unlink(missing_ok=True)

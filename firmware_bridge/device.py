@@ -57,7 +57,7 @@ class Device:
             self._link.give_secret(key.device_secret(self.info.device_id))
 
     @classmethod
-    def open(cls, address: str, key: FirmwareKey | Path | None = None, *, baud: int = BAUD) -> Device:
+    def open(cls, address: str, key: FirmwareKey | Path | str | None = None, *, baud: int = BAUD) -> Device:
         """Opens the port at an address (`edge.firmware_bridge.port`) and meets the device there.
 
         Raises:
@@ -65,7 +65,7 @@ class Device:
             LinkLost: the port is busy or gone, or nothing answers.
             Refused: its firmware speaks another version of the protocol.
         """
-        owner = read_key(key) if isinstance(key, Path) else key
+        owner = read_key(Path(key)) if isinstance(key, (Path, str)) else key
         port = open_port(address, baud=baud)
         try:
             return cls(port, address, owner)

@@ -77,7 +77,7 @@ class Link:
 
     def _counter_bytes(self, timeout: float) -> bytes:
         if self._secret is None:
-            raise BadInput(f"{self._address}: this changes the device: give its owner's key (--key FILE)")
+            raise BadInput(f"{self._address}: this changes the device: give its owner's key (--key FILE, or key=)")
         if self._nonce is None:
             self._nonce = self._exchange(Command.CHALLENGE, b"", b"", timeout)
             self._counter = 0

@@ -85,7 +85,7 @@ class RemoteModel(Model):
         return b""  # the device knows it, and ties the weights to it
 
 
-def connect(address: str, key: FirmwareKey | Path | None = None, *, baud: int = BAUD) -> RemoteModel:
+def connect(address: str, key: FirmwareKey | Path | str | None = None, *, baud: int = BAUD) -> RemoteModel:
     """The model that runs on a board.
 
     Args:

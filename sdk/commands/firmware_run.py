@@ -7,7 +7,7 @@ from edge.sdk.options import debug_option
 
 
 @click.command("run")
-@click.argument("firmware", type=click.Path(), shell_complete=files((".elf", ".bin")))
+@click.argument("firmware", type=click.Path(), shell_complete=files((".elf",)))
 @click.option("--board", required=True, metavar="BOARD", help="The board that it was built for.")
 @click.option("--emulator", type=click.Choice(("unicorn", "qemu")), help="[default: the first that has the board]")
 @click.option("--storage", type=click.Path(dir_okay=False), help="File that keeps the board's storage.")

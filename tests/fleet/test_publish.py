@@ -69,7 +69,7 @@ def test_a_program_for_a_board(source: Source, digits_bundle: Path, tmp_path: Pa
         reference = bundle.read("reference.npz")
     bundled, board = _publish(source, digits_bundle, "bundle", f"cortex-m4@lm3s6965evb={program}", version="2.1")
     assert (board.kind, board.target, board.board) == ("program", "cortex-m4", "lm3s6965evb")
-    assert board.path.endswith("/2.1/cortex-m4-lm3s6965evb.pte") and board.arena_bytes == board.ram_bytes == 81920
+    assert board.path.endswith("/2.1/cortex-m4-lm3s6965evb.pte") and board.arena_bytes == board.ram_bytes == 40960
     assert board.reference is not None and source.store.path(board.reference.sha256).read_bytes() == reference
     assert bundled.sequence == board.sequence
     (later,) = _publish(source, digits_bundle, version="2.2")

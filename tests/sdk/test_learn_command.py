@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -83,7 +82,14 @@ def test_ctrl_c_keeps_what_was_learned_and_the_same_command_goes_on(model: Path,
     command = [sys.executable, "-m", "edge.sdk.cli", "learn", str(model), str(arrays), "--epochs", "10000"]
 
     def interrupted() -> str:
-        running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+        running = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # A suite that was started in the background ignores it, and so would what it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         assert running.stderr is not None
         told = ""
         while "learn " not in told.replace("learn in", ""):

@@ -73,7 +73,7 @@ static inline edge_threads *edge_threads_for(const edge_call *call, double nanos
 }
 #ifdef EDGE_NO_THREADS
 /* Without arithmetic of doubles, which is software on microcontrollers. */
-#define edge_threads_for(call, nanoseconds) ((edge_threads *)NULL)
+#define edge_threads_for(call, nanoseconds) ((void)(call), (void)(nanoseconds), (edge_threads *)NULL)
 #endif
 
 /* "[2, 3, 4]"; truncated where it does not fit. Returns `text`. */
