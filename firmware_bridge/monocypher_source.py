@@ -62,7 +62,11 @@ def small_source(text: str) -> str:
         The source, for an include path with firmware/signature. It computes the same.
     """
     text = _between(text, "#define FE_CARRY", "\n\n", '#include "field.h"\n\n')
-    for name in ("fe_mul_small(fe h, const fe f, i32 g)", "fe_mul(fe h, const fe f, const fe g)", "fe_sq(fe h, const fe f)"):
+    for name in (
+        "fe_mul_small(fe h, const fe f, i32 g)",
+        "fe_mul(fe h, const fe f, const fe g)",
+        "fe_sq(fe h, const fe f)",
+    ):
         text = _between(text, f"static void {name}\n", "\n}\n", "")
     start = text.index("static void fe_frombytes_mask(")
     end = text.index("FE_CARRY;", start)
@@ -76,7 +80,11 @@ def small_source(text: str) -> str:
     text = _replace(text, "b_window[8]", "b_window[2]")
     text = _replace(text, "static void blake2b_compress(", '#include "blake2b_mix.h"\n\nstatic void blake2b_compress(')
     start = text.index("\t// init work vector\n")
-    return text[:start] + "\tblake2b_mix(ctx, sigma, is_last_block);\n" + text[text.index("}\n\nvoid crypto_blake2b_keyed_init(", start) :]
+    return (
+        text[:start]
+        + "\tblake2b_mix(ctx, sigma, is_last_block);\n"
+        + text[text.index("}\n\nvoid crypto_blake2b_keyed_init(", start) :]
+    )
 
 
 def _replace(text: str, old: str, new: str) -> str:

@@ -38,7 +38,9 @@ def build(*, sanitized: bool = False, defines: Sequence[str] = ()) -> Path:
     def make(folder: Path) -> None:
         monocypher = monocypher_folder()
         small = generated("monocypher.c", small_source((monocypher / "monocypher.c").read_text(encoding="utf-8")))
-        include = [f"-I{path}" for path in (CORE, FIRMWARE, FIRMWARE / "protocol", HERE, monocypher, FIRMWARE / "signature")]
+        include = [
+            f"-I{path}" for path in (CORE, FIRMWARE, FIRMWARE / "protocol", HERE, monocypher, FIRMWARE / "signature")
+        ]
         sources = [*sorted(FIRMWARE.glob("protocol/*.c")), HERE / "board_host.c", small / "monocypher.c"]
         flags = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *_flags(sanitized)]
         words = [f"-D{word}" for word in defines]
