@@ -25,8 +25,14 @@ _KERNELS = {
 }
 # Where f32_gemm is more than the end of a sequence pool.
 _FLOAT_PRODUCTS = {"edge::linear.out", "aten::addmm.out", "aten::bmm.out", "aten::linear.out", "aten::mm.out"}
-# Of a microcontroller's kernels those that only call others.
-_SETS_UP = {"f32_qd8_quantize", "qd8_conv2d", "qd8_f32_qc8w_conv2d_quantize", "qd8_f32_qc2w_conv2d_quantize"}
+# Of a microcontroller's kernels those whose loops are in other files, or in assembly.
+_SETS_UP = {
+    "f32_qd8_quantize",
+    "qd8_conv2d",
+    "qd8_f32_qc2w_conv2d_quantize",
+    "qd8_f32_qc8w_conv2d_quantize",
+    "qd8_f32_qc2w__armv7e_m_dsp",
+}
 # Says sentences, for all others; so does table.c.
 _SPEAK = ("error.c",)
 

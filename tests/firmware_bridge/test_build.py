@@ -83,6 +83,19 @@ def test_needs_are_those_of_the_target() -> None:
     assert needs.stack_bytes is not None and needs.stack_bytes < 4096
 
 
+def test_rows_are_refused_where_the_scalar_kernels_are_left_out() -> None:
+    """Firmware for a model in its board's layout has no kernels for another; it says what to do."""
+    pte = program("edge_block").read_bytes()
+    model = describe_program("mlp", pte)
+    assert model.rows
+    board = find_board("mps2-an386")
+    chosen = choose_operators("model", model.operators)
+    zig = find_toolchain("zig", board.cpu)
+    assert measure_program(board, zig, pte, chosen, rows=True).instructions
+    with pytest.raises(Unsupported, match="not in this firmware's layout: export with its --target"):
+        measure_program(board, zig, pte, chosen, rows=False)
+
+
 def test_a_model_that_does_not_fit(key: FirmwareKey, tmp_path: Path) -> None:
     board = find_board("microbit")
     with pytest.raises(DoesNotFit) as caught:

@@ -139,12 +139,12 @@ edge_status edge_take_float(edge_call *call, uint32_t index, const char *name) {
 #if defined(EDGE_BARE_METAL)
 /* A double from its bits, rounded to nearest, ties to even. */
 static float narrowed(uint64_t bits) {
-  const uint32_t sign = (uint32_t)(bits >> 63) << 31, wide = (uint32_t)(bits >> 52) & 0x7FF;
+  const uint32_t high = (uint32_t)(bits >> 32), low = (uint32_t)bits, wide = high >> 20 & 0x7FF;
   const int32_t exponent = (int32_t)wide - 1023 + 127;
   /* 24 bits of the mantissa, six more, the last of which is also of all behind it. */
-  const uint32_t mantissa = 1u << 29 | (uint32_t)(bits >> 23 & 0x1FFFFFFF) | ((bits & 0x7FFFFF) != 0);
+  const uint32_t mantissa = 1u << 29 | (high & 0xFFFFF) << 9 | low >> 23 | ((low & 0x7FFFFF) != 0);
   uint32_t narrow = 0x7F800000; /* infinity */
-  if (wide == 0x7FF && bits << 12 != 0) {
+  if (wide == 0x7FF && ((high & 0xFFFFF) | low) != 0) {
     narrow = 0x7FC00000;
   } else if (exponent < 255) {
     const uint32_t shift = exponent > 0 ? 6 : exponent < -24 ? 31 : (uint32_t)(7 - exponent);
@@ -152,7 +152,7 @@ static float narrowed(uint64_t bits) {
     narrow = (exponent > 0 ? (uint32_t)(exponent - 1) << 23 : 0) + (mantissa >> shift);
     if (rest > half || (rest == half && narrow % 2 == 1)) ++narrow;
   }
-  narrow |= sign;
+  narrow |= high & 0x80000000;
   float value;
   memcpy(&value, &narrow, sizeof value);
   return value;

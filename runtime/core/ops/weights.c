@@ -24,8 +24,8 @@ edge_status edge_reserve_weights(edge_call *call, const edge_tensor *packed, siz
   if (layout == wanted) return EDGE_OK;
 #if defined(EDGE_BARE_METAL)
   (void)n, (void)k;
-  return edge_fail(call, EDGE_UNSUPPORTED, "weights in layout %s, this processor reads %s; export for its --target",
-                   edge_layout_name(layout), edge_layout_name(wanted));
+  /* A sentence even from firmware, because a machine without it may not refuse. */
+  return (edge_fail)(call, EDGE_UNSUPPORTED, "weights are not in this firmware's layout: export with its --target");
 #else
   if (!packed->constant) {
     return edge_fail(call, EDGE_UNSUPPORTED, "weights in layout %s are no constant", edge_layout_name(layout));
