@@ -51,10 +51,6 @@ def firmware() -> ctypes.CDLL:
 
     here = "tests/firmware_bridge/test_signature_check.py"
     key = source_hash("firmware_bridge/firmware/signature/*", "firmware_bridge/monocypher_source.py", here)
-        "firmware_bridge/firmware/signature/*",
-        "firmware_bridge/monocypher_source.py",
-        "tests/firmware_bridge/test_signature_check.py",
-    )
     library = ctypes.CDLL(str(made_once("small-monocypher", key, make) / "small.so"))
     library.crypto_eddsa_check.restype = ctypes.c_int
     return library
