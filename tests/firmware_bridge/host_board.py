@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from edge.firmware_bridge.errors import LinkLost
 from edge.firmware_bridge.compile import generated
+from edge.firmware_bridge.errors import LinkLost
 from edge.firmware_bridge.monocypher_source import monocypher_folder, small_source
 from edge.firmware_bridge.signature import FirmwareKey
 from edge.firmware_bridge.storage import Identity, Layout, first_storage_image
