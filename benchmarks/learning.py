@@ -5,8 +5,8 @@ streamed, each sample once: predicted, then learned. The same is done in numpy (
 the features of the body. Both accuracies are told: over the stream ("test, then train"), and on samples that were held
 out.
 
-With --connect, the model is another device's: anything that has `edge.runtime.Model`'s interface
-(`emulate:lm3s6965evb:FILE` is an emulated microcontroller, a serial port a real one). Without, it runs here.
+With --board NAME, the device is that board, emulated, with firmware built for the body (`[firmware]`); with --connect,
+whatever has that program at this address. Without either, it is this machine.
 
 Exits with 1 where the device's accuracy is more than two points below numpy's.
 """
@@ -121,6 +121,28 @@ def stream_in_numpy(program: bytes, x: Sequence[F32], y: Sequence[int], rate: fl
     return {"online": correct / train, "held_out": float(np.mean(held))}
 
 
+def opened(program: bytes, arguments: argparse.Namespace, folder: Path) -> Any:
+    """The body where it is to learn, as a Model."""
+    place = folder / "body.pte"
+    place.write_bytes(program)
+    if arguments.board:
+        from edge.firmware_bridge import connect
+        from edge.firmware_bridge.board import find_board
+        from edge.firmware_bridge.build import build_firmware, read_model
+        from edge.firmware_bridge.signature import FirmwareKey
+
+        key = FirmwareKey.generate()
+        made = build_firmware(read_model(place), find_board(arguments.board), folder / "body.elf", key)
+        return connect(f"emulate:{arguments.board}:{made.elf}", key)
+    if arguments.connect:
+        from edge.firmware_bridge import connect
+
+        return connect(arguments.connect, arguments.key)
+    from edge.runtime import load
+
+    return load(place, learned=False)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["digits", "spoken"], default="digits")
@@ -133,7 +155,9 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=0.01)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--program", type=Path, help="write the program here, for a firmware that is to run it")
+    parser.add_argument("--board", help="an emulated board that learns, as lm3s6965evb")
     parser.add_argument("--connect", help="the device that learns; it must run the same program")
+    parser.add_argument("--key", type=Path, help="of the owner of the device of --connect")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     arguments = parser.parse_args()
     x, y = digits(arguments.seed) if arguments.data == "digits" else spoken(arguments.seed, arguments.spoken)
@@ -142,18 +166,7 @@ def main() -> int:
     program = body_trained_on(x[:train], y[:train], range(arguments.known), arguments.hidden)
     if arguments.program:
         arguments.program.write_bytes(program)
-    if arguments.connect:
-        from edge.firmware_bridge import connect  # type: ignore[attr-defined]
-
-        opened = connect(arguments.connect)
-    else:
-        from edge.runtime import load
-
-        folder = tempfile.TemporaryDirectory()
-        place = Path(folder.name) / "body.pte"
-        place.write_bytes(program)
-        opened = load(place, learned=False)
-    with opened as model:
+    with tempfile.TemporaryDirectory() as folder, opened(program, arguments, Path(folder)) as model:
         device = stream_on(model, x, y, arguments.rate, train)
     wanted = stream_in_numpy(program, x, y, arguments.rate, train)
     print(f"{len(x)} samples of {arguments.data}; body {x[0].size}->{arguments.hidden} knows {arguments.known} classes")
@@ -162,7 +175,12 @@ def main() -> int:
         print(f"{name:8}{found['online']:9.2%}{found['held_out']:10.2%}")
     print(f"learning takes {device['bytes']:,.0f} bytes")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    document = {"data": arguments.data, "connect": arguments.connect, "device": device, "numpy": wanted}
+    document = {
+        "data": arguments.data,
+        "where": arguments.board or arguments.connect,
+        "device": device,
+        "numpy": wanted,
+    }
     (arguments.out / f"learning-{arguments.data}.json").write_text(json.dumps(document, indent=1) + "\n")
     behind = max(wanted[part] - device[part] for part in ("online", "held_out"))
     return int(behind > 0.02)
