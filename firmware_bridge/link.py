@@ -100,7 +100,9 @@ class Link:
             if answer is not None:
                 break
             if time.monotonic() >= end:
-                raise LinkLost(f"{self._address}: no answer in {timeout:g} s: is it a device with our firmware?")
+                raise LinkLost(
+                    f"{self._address}: no answer in {timeout:g} s: is our firmware there, and no other program on it?"
+                )
             self.retries += 1
             wait = min(2 * wait, _LONGEST_WAIT)
         if answer.status != Status.DONE:

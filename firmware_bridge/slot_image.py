@@ -206,7 +206,9 @@ def read_manifest(image: bytes, where: str = "slot image") -> SlotManifest:
     Raises:
         BadFile: no manifest, or one that contradicts itself.
     """
-    if len(image) < MANIFEST_BYTES or image[:8] != _MAGIC:
+    if len(image) < MANIFEST_BYTES and image[:8] == _MAGIC:
+        raise BadFile(f"{where}: {len(image)} bytes; a manifest alone has {MANIFEST_BYTES}")
+    if image[:8] != _MAGIC:
         raise BadFile(f"{where}: no slot image: it does not begin with {_MAGIC.decode()}")
     fields: list[Any] = list(_SIGNED.unpack_from(image))
     form, abi, program, description, state, arena, scratch, sequence, reserved, expiry, digest = fields[1:12]

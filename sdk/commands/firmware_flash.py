@@ -1,6 +1,8 @@
 """`edge firmware flash`, `rollback`, `key` and `sign`: new models for boards, and who may send them."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +80,7 @@ def flash(address: str, baud: int, model: Path, key: Path | None, sequence: int 
     goes on where it was when the command is given again.
     """
     from edge.firmware_bridge.device import Device
+    from edge.firmware_bridge.slot_image import check_image, read_manifest
     from edge.sdk.console import progress
 
     owner = _key(key)
@@ -86,9 +89,13 @@ def flash(address: str, baud: int, model: Path, key: Path | None, sequence: int 
             if sequence is not None:
                 raise click.UsageError("a .slot has its sequence number: leave --sequence out")
             image = _read(model)
+            check_image(image, where=str(model))
         else:
             image = _image_for(device, model, owner, sequence)
-        with progress() as bars:
+            if sequence is None and read_manifest(image).sha256[:8] == device.info.model_digest:
+                # Sent again, it would take the place of the model that a rollback goes to.
+                raise BadInput(f"{address}: runs {model} already; --sequence {device.info.floor + 1} sends it again")
+        with _told_of_going_on(), progress() as bars:
             begun = False
 
             def show(done: int, total: int) -> None:
@@ -108,13 +115,22 @@ def flash(address: str, baud: int, model: Path, key: Path | None, sequence: int 
         )
 
 
+@contextmanager
+def _told_of_going_on() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("\nthe board keeps its model until it has a whole new one; the same command goes on", err=True)
+        raise
+
+
 @click.command("rollback")
 @address_argument
 @key_option
 @json_option
 @debug_option
 def rollback(address: str, baud: int, key: Path | None, as_json: bool) -> None:
-    """Have the board at ADDRESS go back to the model that it ran before."""
+    """Have the board at ADDRESS go back to the model that it ran before; once more, and it comes back to this one."""
     from edge.firmware_bridge.device import Device
 
     with Device.open(address, _key(key), baud=baud) as device:
@@ -124,7 +140,10 @@ def rollback(address: str, baud: int, key: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(document)
     else:
-        click.echo(f"{address}: runs {document['model']} again, sequence {document['running_sequence']}")
+        click.echo(
+            f"{address}: runs {document['model']} {document['model_version']} again, "
+            f"sequence {document['running_sequence']}"
+        )
 
 
 def _key(path: Path | None) -> "FirmwareKey":

@@ -22,9 +22,19 @@ def run(firmware: str, board: str, emulator: str | None, storage: str | None, po
     """
     from edge.firmware_bridge.bridge import serve_stdio, serve_tcp
     from edge.firmware_bridge.emulate import start_board
+    from edge.runtime.errors import BadInput
 
+    if firmware.endswith(".bin") and storage is None and _is_code_alone(firmware, board):
+        raise BadInput(f"{firmware}: has no device and no model in it: give the .elf, or --storage")
     with start_board(board, firmware, storage=storage, emulator=emulator) as emulated:  # type: ignore[arg-type]
         if stdio:
             serve_stdio(emulated)
         else:
             serve_tcp(emulated, port, lambda url: click.echo(url))
+
+
+def _is_code_alone(firmware: str, board: str) -> bool:
+    from edge.firmware_bridge.board import find_board
+    from edge.firmware_bridge.image import read_image
+
+    return not read_image(find_board(board), firmware).storage

@@ -98,8 +98,11 @@ def test_rows_are_refused_where_the_scalar_kernels_are_left_out() -> None:
 
 def test_a_model_that_does_not_fit(key: FirmwareKey, tmp_path: Path) -> None:
     board = find_board("microbit")
+    older = tmp_path / "cct.elf"
+    older.write_bytes(b"what ran before")
     with pytest.raises(DoesNotFit) as caught:
-        build_firmware(read_model(program("cct")), board, tmp_path / "cct.elf", key)
+        build_firmware(read_model(program("cct")), board, older, key)
+    assert older.read_bytes() == b"what ran before" and list(tmp_path.iterdir()) == [older]
     text = str(caught.value)
     assert re.match(r"cct\.pte does not fit microbit: .*largest layers: \d+ ", text) and "\n" not in text
     assert not list(tmp_path.iterdir())

@@ -452,7 +452,9 @@ class Silence:
 
 def test_silence_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "read_info", lambda self: self._link.ask(Command.INFO, timeout=0.2))
-    with pytest.raises(LinkLost, match=r"quiet: no answer in 0\.2 s: is it a device with our firmware\?"):
+    with pytest.raises(
+        LinkLost, match=r"quiet: no answer in 0\.2 s: is our firmware there, and no other program on it\?"
+    ):
         Device(Silence(), "quiet", None)
 
 

@@ -107,12 +107,15 @@ def test_flash_and_roll_back(board: TcpBoard, key_file: Path, tmp_path: Path) ->
     cnn = program_folder() / "cnn.pte"
     result = run_edge("firmware", "flash", board.address, cnn, "--key", key_file)
     assert result.stdout == f"{board.address}: runs cnn 1, sequence 4\n"
+    # Once more, it would take the place of the model to go back to.
+    again = refusal("firmware", "flash", board.address, cnn, "--key", key_file)
+    assert "cnn.pte already; --sequence 5 sends it again" in again
     assert re.search(r"^sending \d+/\d+ ", result.stderr, re.MULTILINE)
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
     rows = json.loads(run_edge("firmware", "infer", board.address, tmp_path / "x.npy", "--json").stdout)["results"]
     assert rows[0]["label"] in "0123"
     result = run_edge("firmware", "rollback", board.address, env={**os.environ, "EDGE_FIRMWARE_KEY": str(key_file)})
-    assert result.stdout == f"{board.address}: runs old again, sequence 3\n"
+    assert result.stdout == f"{board.address}: runs old 1 again, sequence 3\n"
     # What was once confirmed is stale for good.
     assert "stale: sequence 4; this device has had 4" in refusal(
         "firmware", "flash", board.address, cnn, "--key", key_file, "--sequence", "4"

@@ -71,9 +71,11 @@ def test_damaged_info() -> None:
 
 
 def test_images_that_are_none() -> None:
-    for image in (b"", b"EDGESLOT", b"x" * 400):
+    for image in (b"", b"x" * 400):
         with pytest.raises(BadFile, match="does not begin with EDGESLOT"):
             read_manifest(image)
+    with pytest.raises(BadFile, match="8 bytes; a manifest alone has 320"):
+        read_manifest(b"EDGESLOT")
     with pytest.raises(BadFile, match="slot format 0"):
         read_manifest(b"EDGESLOT" + b"\0" * 400)
     with pytest.raises(BadFile, match="the manifest is damaged"):
