@@ -20,6 +20,7 @@ from edge.firmware_bridge.sources import FLAGS, firmware_parts
 from edge.firmware_bridge.storage import Layout
 from edge.firmware_bridge.toolchain import find_toolchain
 from edge.runtime._core import Program
+from edge.runtime.errors import MissingDependency
 from tests.conftest import made_once, source_hash
 from tests.runtime.programs import program_folder
 
@@ -46,9 +47,13 @@ def layout(name: str = "mps2-an386") -> Layout:
     return Layout(shape.bytes, shape.erase_bytes, shape.learned_bytes)
 
 
-def firmware(name: str = "mps2-an386") -> Path:
-    """The ELF file, compiled by zig the first time."""
+def firmware(name: str = "mps2-an386", toolchain: str = "zig") -> Path:
+    """The ELF file, compiled the first time; skips where the toolchain is missing."""
     made = board(name)
+    try:
+        compiler = find_toolchain(toolchain, made.cpu)
+    except MissingDependency as error:
+        pytest.skip(str(error))
 
     def make(folder: Path) -> None:
         used = {
@@ -61,7 +66,7 @@ def firmware(name: str = "mps2-an386") -> Path:
         parts = firmware_parts(made, operators, learning=True)
         build_elf(
             made,
-            find_toolchain("zig", made.cpu),
+            compiler,
             parts.sources,
             folder / "firmware.elf",
             include=parts.include,
@@ -69,7 +74,7 @@ def firmware(name: str = "mps2-an386") -> Path:
             left_out=parts.left_out,
         )
 
-    return made_once(f"protocol-firmware-on-{name}", source_hash(*_SOURCES), make) / "firmware.elf"
+    return made_once(f"protocol-firmware-{toolchain}-on-{name}", source_hash(*_SOURCES), make) / "firmware.elf"
 
 
 def start(elf: Path, storage: Path | None, name: str = "mps2-an386") -> EmulatedBoard:

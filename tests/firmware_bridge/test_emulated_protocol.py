@@ -30,6 +30,19 @@ def place(tmp_path: Path, emulated_bench: Bench) -> Path:
     return path
 
 
+Start = Callable[[], EmulatedPort]
+
+
+@pytest.fixture(params=["zig-unicorn", "gcc-qemu"])
+def start(request: pytest.FixtureRequest, place: Path) -> Start:
+    """Powers the board on, as one compiler and one emulator make it; each time with the storage as it was left."""
+    toolchain, emulator = request.param.split("-")
+    elf = emulated.firmware(toolchain=toolchain)
+    if emulator == "unicorn":
+        return lambda: emulated.port(elf, place)
+    return lambda: EmulatedPort("qemu", emulated.start_qemu(elf, place))
+
+
 @pytest.fixture
 def model(place: Path, emulated_bench: Bench) -> Iterator[RemoteModel]:
     port = emulated.port(emulated.firmware(), place)
@@ -42,12 +55,19 @@ def sample(seed: int, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def test_answers_are_the_cores(model: RemoteModel, emulated_bench: Bench) -> None:
-    with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
-        for seed in range(3):
-            x = sample(seed, here.inputs[0].shape)
-            np.testing.assert_allclose(model(x), here(x), atol=2e-7)  # another C library's exp
-    assert model.device.flash(emulated_bench.new).running_sequence == 4
+def test_answers_are_the_cores(start: Start, emulated_bench: Bench) -> None:
+    with model_of(Device(start(), "emulated", emulated_bench.owner)) as model:
+        with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
+            for seed in range(3):
+                x = sample(seed, here.inputs[0].shape)
+                np.testing.assert_allclose(model(x), here(x), atol=2e-7)  # another C library's exp
+        assert model.device.flash(emulated_bench.new).running_sequence == 4
+        with pytest.raises(Refused, match="stale"):
+            model.device.send_image(emulated_bench.new)
+        model.device.roll_back()
+        assert model.device.reset().running_sequence == 3
+    with model_of(Device(start(), "after power", emulated_bench.owner)) as model:
+        assert model.device.info.running_sequence == 3
 
 
 def test_profile_counts_instructions(model: RemoteModel) -> None:
@@ -60,9 +80,8 @@ def test_profile_counts_instructions(model: RemoteModel) -> None:
     assert all(1 < cost < 60 for cost in per_mac)
 
 
-def test_learning_is_the_cores(place: Path, emulated_bench: Bench) -> None:
-    emulated_port = emulated.port(emulated.firmware(), place)
-    device = Device(emulated_port, "emulated", emulated_bench.owner)
+def test_learning_is_the_cores(start: Start, emulated_bench: Bench) -> None:
+    device = Device(start(), "emulated", emulated_bench.owner)
     device.flash(emulated_bench.new)
     with model_of(device) as there, load(program_folder() / "cnn.pte", backend="core", learned=False) as here:
         shape = here.inputs[0].shape
@@ -72,7 +91,7 @@ def test_learning_is_the_cores(place: Path, emulated_bench: Bench) -> None:
         assert there.learned is not None and here.learned is not None
         np.testing.assert_allclose(there.learned.weights, here.learned.weights, atol=1e-5)
         kept = there.learned.weights
-    again = Device(emulated.port(emulated.firmware(), place), "again", emulated_bench.owner)
+    again = Device(start(), "again", emulated_bench.owner)
     assert again.info.learning
     with model_of(again) as model:
         assert model.learned is not None
@@ -137,17 +156,6 @@ def test_gateway_with_two_boards_one_killed(
             assert np.array_equal(door(x), before)
             assert door.device.flash(emulated_bench.new).running_sequence == 4
         assert [state.up for state in gateway.devices()] == [True, True]
-
-
-def test_the_same_on_qemu(place: Path, emulated_bench: Bench) -> None:
-    board = emulated.start_qemu(emulated.firmware(), place)
-    with model_of(Device(EmulatedPort("qemu", board), "qemu", emulated_bench.owner)) as model:
-        with load(program_folder() / "mlp.pte", backend="core", learned=False) as here:
-            x = sample(1, here.inputs[0].shape)
-            np.testing.assert_allclose(model(x), here(x), atol=2e-7)
-        assert model.device.flash(emulated_bench.new).running_sequence == 4
-        model.device.roll_back()
-        assert model.device.reset().running_sequence == 3
 
 
 def test_address_of_an_emulated_board(tmp_path: Path, owner: FirmwareKey) -> None:
