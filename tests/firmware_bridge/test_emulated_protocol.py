@@ -169,7 +169,7 @@ def test_address_of_an_emulated_board(tmp_path: Path, owner: FirmwareKey) -> Non
         x = sample(1, here.inputs[0].shape)
         np.testing.assert_allclose(there(x), here(x), atol=2e-7)
         assert sum(op.instructions or 0 for op in there.profile(x)) > 100_000
-    run_edge("firmware", "flash", address, mlp, "--key", key)
+    run_edge("firmware", "flash", address, mlp, "--key", key, "--sequence", "2")
     with connect(address) as there:  # the storage was kept beside the firmware
         assert there.device.info.running_sequence == 2
         np.testing.assert_allclose(there(x), load(mlp, backend="core", learned=False)(x), atol=2e-7)
