@@ -6,6 +6,7 @@ import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 from edge.runtime.errors import BadFile
 from edge.runtime.manifest import TensorSpec
@@ -197,6 +198,13 @@ class Info:
         return made
 
 
+def _unpacked(layout: struct.Struct, body: bytes, damaged: str) -> tuple[Any, ...]:
+    """The fields at the beginning of an answer, which a later version may make longer."""
+    if len(body) < layout.size:
+        raise BadFile(damaged)
+    return layout.unpack_from(body)
+
+
 def _text(field: bytes) -> str:
     text = field.partition(b"\0")[0].decode("ascii", "replace")
     return "".join(c if c.isprintable() else "?" for c in text)
@@ -242,9 +250,7 @@ class Stats:
         Raises:
             BadFile: it is too short.
         """
-        if len(body) < _STATS.size:
-            raise BadFile("the device's statistics are damaged")
-        return cls(*_STATS.unpack_from(body))
+        return cls(*_unpacked(_STATS, body, "the device's statistics are damaged"))
 
 
 @dataclass(frozen=True)
@@ -305,9 +311,7 @@ class LearnBudget:
         Raises:
             BadFile: it is too short.
         """
-        if len(body) < _BUDGET.size:
-            raise BadFile("the device's learning budget is damaged")
-        return cls(*_BUDGET.unpack_from(body))
+        return cls(*_unpacked(_BUDGET, body, "the device's learning budget is damaged"))
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,4 @@ class Lesson:
         Raises:
             BadFile: it is too short.
         """
-        if len(body) < _LESSON.size:
-            raise BadFile("the device's answer to a lesson is damaged")
-        return cls(*_LESSON.unpack_from(body))
+        return cls(*_unpacked(_LESSON, body, "the device's answer to a lesson is damaged"))

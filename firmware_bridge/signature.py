@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edge.runtime.errors import BadFile, BadInput, EdgeError
 from edge.runtime.fields import Fields, reason
-from edge.runtime.manifest import parse_json
+from edge.runtime.strict_json import parse_json
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
@@ -24,6 +24,7 @@ MAC_BYTES = 16
 
 _KIND = "edge-firmware-key"
 _LARGEST_FILE = 4096
+_LEVELS = 12  # of JSON
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def read_key(path: Path) -> FirmwareKey:
     if len(data) > _LARGEST_FILE:
         raise BadFile(f"{path}: no firmware key: {_LARGEST_FILE:,} bytes at most are read")
     try:
-        record = Fields(parse_json(data), "key")
+        record = Fields(parse_json(data, "key", _LARGEST_FILE, _LEVELS), "key")
         record.choice("kind", (_KIND,))
         record.integer("version", 1, 1)
         key = FirmwareKey(_hex(record, "signing_secret", 64), _hex(record, "link_master", SECRET_BYTES))

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import mmap
+import os
 from typing import TYPE_CHECKING, BinaryIO, cast
+
+from edge.runtime.errors import BadFile
+from edge.runtime.fields import reason
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+def read_bounded(path: str | os.PathLike[str], most: int, no_such: str) -> bytes:
+    """All of a file.
+
+    Args:
+        most: bytes that are read.
+        no_such: what a larger file is not: "no model for a microcontroller".
+
+    Raises:
+        BadFile: it is missing, unreadable or larger.
+    """
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            data = file.read(most + 1)
+    except FileNotFoundError:
+        raise BadFile(f"{name}: no such file") from None
+    except OSError as error:
+        raise BadFile(f"{name}: cannot be read: {reason(error)}") from None
+    if len(data) > most:
+        raise BadFile(f"{name}: more than {most:,} bytes: {no_such}")
+    return data
 
 
 def map_file(file: BinaryIO, start: int, size: int) -> memoryview:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge.runtime.errors import BadFile
-from edge.runtime.fields import Fields, reason, text
-from edge.runtime.file_bytes import sha256
+from edge.runtime.fields import Fields, text
+from edge.runtime.file_bytes import read_bounded, sha256
 from edge.runtime.whole_file import whole_file
 
 SUFFIX = ".learned"
@@ -60,17 +60,7 @@ def read_learned(path: str | os.PathLike[str]) -> bytes:
     Raises:
         BadFile: missing, unreadable, empty or too large.
     """
-    name = os.fspath(path)
-    try:
-        with open(name, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise BadFile(f"{name}: no such file") from None
-    except OSError as error:
-        raise BadFile(f"{name}: cannot be read: {reason(error)}") from None
-    if len(data) > MAX_BYTES:
-        raise BadFile(f"{name}: more than {MAX_BYTES:,} bytes: no file of learned weights")
-    return data
+    return read_bounded(path, MAX_BYTES, "no file of learned weights")
 
 
 def split_learned(name: str, data: bytes, used: int, classes: int) -> LearnedFile:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.fields import Fields, integer, kind_of, number, shown, text
+from edge.runtime.strict_json import parse_json
 
 if TYPE_CHECKING:
     from edge.runtime.preprocess import Preprocess
@@ -234,7 +235,7 @@ class Manifest:
             BadFile: not JSON, too large or too deep, another schema, an unknown or missing field, a wrong type or
                 range, or parts that contradict each other; the message names the field.
         """
-        record = Fields(parse_json(data), "manifest.json")
+        record = Fields(parse_json(data, "manifest.json", MAX_MANIFEST_BYTES, MAX_DEPTH), "manifest.json")
         schema = record.raw("schema")
         if isinstance(schema, bool) or not isinstance(schema, int):
             raise record.fail("schema", f"expected the integer {SCHEMA}, found {kind_of(schema)}")
@@ -291,48 +292,6 @@ class Manifest:
             "training": dict(self.training),
             "reference": self.reference,
         }
-
-
-def parse_json(data: str | bytes) -> object:
-    """JSON of at most 1 MB and 12 levels; NaN, infinities and repeated keys are refused.
-
-    Raises:
-        BadFile: saying what is wrong.
-    """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BadFile(f"manifest.json: {len(data):,} bytes; at most {MAX_MANIFEST_BYTES:,} are read")
-    try:
-        string = data.decode("utf-8") if isinstance(data, bytes) else data
-    except UnicodeDecodeError as error:
-        raise BadFile(f"manifest.json: not UTF-8 at byte {error.start}") from None
-    if _depth(string) > MAX_DEPTH:
-        raise BadFile(f"manifest.json: nested deeper than {MAX_DEPTH} levels")
-    try:
-        return json.loads(string, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
-    # ValueError: also an integer of more digits than Python converts.
-    except ValueError as error:
-        raise BadFile(f"manifest.json: not valid JSON: {error}") from None
-
-
-def _depth(string: str) -> int:
-    """Deepest nesting of brackets outside strings, counted before the recursive parser sees them."""
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"?', "", string, flags=re.DOTALL)
-    deepest = level = 0
-    for bracket in re.findall(r"[\[\]{}]", bare):
-        level += 1 if bracket in "[{" else -1
-        deepest = max(deepest, level)
-    return deepest
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return made
 
 
 def _plain(record: Any) -> dict[str, Any]:

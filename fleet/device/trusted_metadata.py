@@ -8,7 +8,6 @@ one is the stricter: JSON with a key twice or of uncommon depth is refused, and 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edge.fleet.variant import Variant
+from edge.runtime import strict_json
 from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, integer, kind_of, shown, text
 from edge.runtime.whole_file import whole_file
@@ -33,8 +33,6 @@ _KEY_ID = re.compile(r"[0-9a-f]{8,128}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _EXPIRES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _SPEC = re.compile(r"1(\.[0-9]{1,4}){1,2}")
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-_BRACKET = re.compile(r"[\[\]{}]")
 
 
 class UntrustedUpdate(EdgeError):
@@ -293,22 +291,7 @@ def parse_json(data: bytes, name: str, most: int) -> object:
     Raises:
         BadFile: saying what is wrong.
     """
-    if len(data) > most:
-        raise BadFile(f"{name}: {len(data):,} bytes; at most {most:,} are read")
-    try:
-        string = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadFile(f"{name}: not UTF-8 at byte {error.start}") from None
-    level = 0
-    # Counted before the parser, which recurses, sees them.
-    for bracket in _BRACKET.findall(_STRING.sub("", string)):
-        level += 1 if bracket in "[{" else -1
-        if level > MAX_LEVELS:
-            raise BadFile(f"{name}: nested deeper than {MAX_LEVELS} levels")
-    try:
-        return json.loads(string, parse_constant=_refuse, parse_float=_refuse, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise BadFile(f"{name}: not valid JSON: {error}") from None
+    return strict_json.parse_json(data, name, most, MAX_LEVELS, fractions=False)
 
 
 def canonical_json(value: object) -> bytes:
@@ -354,17 +337,6 @@ def _canonical(value: object, parts: list[str]) -> None:
 
 def _quoted(string: str) -> str:
     return '"' + string.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _refuse(word: str) -> object:
-    raise ValueError(f"{word[:20]} is no integer")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return made
 
 
 def _seconds(string: str, name: str) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge.sdk.commands.firmware_link import DEFAULT_KEY
 from edge.sdk.complete import files
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -64,7 +65,7 @@ def _kib(count: int) -> str:
     "--key",
     type=click.Path(path_type=Path),
     envvar="EDGE_FIRMWARE_KEY",
-    help="Key file that signs the model.  [default: firmware.key]",
+    help=f"Key file that signs the model.  [default: {DEFAULT_KEY}]",
 )
 @click.option(
     "--sequence", type=click.IntRange(1, 2**32 - 1), default=1, help="Of the model; updates have higher ones."
@@ -112,7 +113,7 @@ def build(
         read_model(model),
         chosen,
         written,
-        _key(key or Path("firmware.key"), new=key is None),
+        _key(key or Path(DEFAULT_KEY), new=key is None),
         toolchain=toolchain,
         operators=operators,
         learning=learning,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edge.runtime.errors import BadFile, BadInput
-from edge.sdk.commands.firmware_link import address_argument, info_document, key_option
+from edge.runtime.errors import BadInput
+from edge.runtime.file_bytes import read_bounded
+from edge.sdk.commands.firmware_link import DEFAULT_KEY, address_argument, info_document, key_option
 from edge.sdk.complete import files
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 _MODELS = (".edge", ".pte", ".slot")
 _LARGEST = 64 << 20
-# What edge firmware build makes where it is given none.
-_DEFAULT_KEY = "firmware.key"
 
 
 @click.command("key")
@@ -149,9 +148,9 @@ def rollback(address: str, baud: int, key: Path | None, as_json: bool) -> None:
 def _key(path: Path | None) -> "FirmwareKey":
     from edge.firmware_bridge.signature import read_key
 
-    if path is None and not Path(_DEFAULT_KEY).exists():
-        raise BadInput(f"give the owner's key: --key FILE, or {_DEFAULT_KEY} here (edge firmware key makes one)")
-    return read_key(path or Path(_DEFAULT_KEY))
+    if path is None and not Path(DEFAULT_KEY).exists():
+        raise BadInput(f"give the owner's key: --key FILE, or {DEFAULT_KEY} here (edge firmware key makes one)")
+    return read_key(path or Path(DEFAULT_KEY))
 
 
 def _image_for(device: "Device", model: Path, owner: "FirmwareKey", sequence: int | None) -> bytes:
@@ -192,13 +191,4 @@ def _signed(
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except FileNotFoundError:
-        raise BadFile(f"{path}: no such file") from None
-    except OSError as error:
-        raise BadFile(f"{path}: cannot be read ({error.strerror or error})") from None
-    if len(data) > _LARGEST:
-        raise BadFile(f"{path}: more than {_LARGEST:,} bytes: no model for a microcontroller")
-    return data
+    return read_bounded(path, _LARGEST, "no model for a microcontroller")

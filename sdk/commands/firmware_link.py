@@ -9,12 +9,14 @@ import click
 
 from edge.runtime.errors import BadInput
 from edge.sdk.complete import files
-from edge.sdk.failure import EXIT_ERROR, report
-from edge.sdk.options import Invocation, debug_option, json_option, print_json
+from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
     from edge.firmware_bridge.device import Device
     from edge.runtime.backends.session import OpProfile
+
+# What edge firmware build makes where it is given none, in the folder that one is in.
+DEFAULT_KEY = "firmware.key"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -34,7 +36,7 @@ def key_option(command: _Command) -> _Command:
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="EDGE_FIRMWARE_KEY",
         show_envvar=True,
-        help="The owner's key file (edge firmware key).  [default: firmware.key]",
+        help=f"The owner's key file (edge firmware key).  [default: {DEFAULT_KEY}]",
     )(command)
 
 
@@ -121,7 +123,7 @@ def infer(
 ) -> None:
     """Run the model on the board at ADDRESS on INPUTS: images, WAV files, .npy arrays, or folders of them."""
     from edge.firmware_bridge import connect
-    from edge.sdk.commands.run import predict_all, show_results
+    from edge.sdk.commands.run import predict_all, tell_results
 
     if bool(inputs) == profile:
         raise click.UsageError("give inputs, or --profile")
@@ -131,16 +133,7 @@ def infer(
             return
         results, failures = predict_all(model, inputs, top)
     document = {"model": address, "backend": "device", "results": results}
-    if any("error" not in row for row in results):
-        if as_json:
-            print_json(document)
-        else:
-            show_results(document)
-    if failures:
-        invocation = ctx.find_object(Invocation)
-        for failure in failures:
-            report(failure, as_json=as_json, debug=invocation is not None and invocation.debug)
-        ctx.exit(EXIT_ERROR)
+    tell_results(ctx, document, failures, as_json)
 
 
 def _show_profile(address: str, ops: "list[OpProfile]", as_json: bool) -> None:

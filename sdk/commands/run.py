@@ -65,16 +65,7 @@ def command(
             document["results"], failures = predict_all(model, inputs, top)
         else:
             document.update(_run_reference(model, bundle, top))
-    if any("error" not in row for row in document["results"]):
-        if as_json:
-            print_json(document)
-        else:
-            show_results(document)
-    if failures:
-        invocation = ctx.find_object(Invocation)
-        for failure in failures:
-            report(failure, as_json=as_json, debug=invocation is not None and invocation.debug)
-        ctx.exit(EXIT_ERROR)
+    tell_results(ctx, document, failures, as_json)
 
 
 def _loaded(bundle: Path, backend: str, threads: int | None, as_exported: bool) -> "Model":
@@ -89,6 +80,20 @@ def _loaded(bundle: Path, backend: str, threads: int | None, as_exported: bool) 
     for warning in told:
         click.echo(f"edge: {warning.message}", err=True)
     return model
+
+
+def tell_results(ctx: click.Context, document: dict[str, Any], failures: list[Exception], as_json: bool) -> None:
+    """Shows the results that there are, then reports the failures, and leaves with exit code 1 if there are any."""
+    if any("error" not in row for row in document["results"]):
+        if as_json:
+            print_json(document)
+        else:
+            _show_results(document)
+    if failures:
+        invocation = ctx.find_object(Invocation)
+        for failure in failures:
+            report(failure, as_json=as_json, debug=invocation is not None and invocation.debug)
+        ctx.exit(EXIT_ERROR)
 
 
 def predict_all(model: "Model", inputs: tuple[Path, ...], top: int) -> tuple[list[dict[str, Any]], list[Exception]]:
@@ -170,7 +175,7 @@ def _best(logits: "NDArray[Any]", labels: tuple[str, ...], count: int) -> list[t
     return [(labels[index] if labels else str(index), float(scores[index])) for index in order]
 
 
-def show_results(document: dict[str, Any]) -> None:
+def _show_results(document: dict[str, Any]) -> None:
     from edge.sdk.console import format_seconds, print_table
 
     results = document["results"]

@@ -1,5 +1,6 @@
 /* Stellaris LM3S6965 evaluation board. */
 #include "drivers/cortex_m.h"
+#include "drivers/cortex_m_emulated.h"
 #include "drivers/pl011.h"
 #include "start/common.h"
 
@@ -22,11 +23,6 @@ void board_start(void) {
 
 int board_read(void) { return uart_read(); }
 void board_write(const uint8_t *bytes, size_t count) { write_bytes(bytes, count, uart_write); }
-
-void board_idle(void) {
-  if (edge_is_emulated()) edge_page_write(EDGE_PAGE_WAIT, 1);
-  else sleep_until(EDGE_UART_IRQ);
-}
 
 uint32_t board_ticks(void) { return edge_is_emulated() ? edge_page_read(EDGE_PAGE_TICKS) : systick_read(); }
 
@@ -61,11 +57,6 @@ bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes) {
     if (EDGE_REGISTER(EDGE_STORAGE_ORIGIN + offset + i) != word) return false;
   }
   return true;
-}
-
-_Noreturn void board_reset(void) {
-  if (edge_is_emulated()) edge_page_write(EDGE_PAGE_RESET, 1);
-  reset_cortex_m();
 }
 
 /* The first watchdog's clock is not started: QEMU has it, but counts it while the CPU sleeps. */

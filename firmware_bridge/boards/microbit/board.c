@@ -1,5 +1,6 @@
 /* BBC micro:bit: an nRF51822, whose UART goes to the interface chip by pins 24 and 25. */
 #include "drivers/cortex_m.h"
+#include "drivers/cortex_m_emulated.h"
 #include "drivers/nrf.h"
 #include "start/common.h"
 
@@ -11,11 +12,6 @@ void board_start(void) {
 
 int board_read(void) { return uart_read(); }
 void board_write(const uint8_t *bytes, size_t count) { write_bytes(bytes, count, uart_write); }
-
-void board_idle(void) {
-  if (edge_is_emulated()) edge_page_write(EDGE_PAGE_WAIT, 1);
-  else sleep_until(EDGE_UART_IRQ);
-}
 
 uint32_t board_ticks(void) { return edge_is_emulated() ? edge_page_read(EDGE_PAGE_TICKS) : timer_read(); }
 uint32_t board_random(void) { return edge_is_emulated() ? edge_page_read(EDGE_PAGE_RANDOM) : rng_read(); }
@@ -33,11 +29,6 @@ bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes) {
   if (!is_erased(offset, bytes)) return false;
   nvmc_program(EDGE_STORAGE_ORIGIN + offset, from, bytes);
   return memcmp(board_storage() + offset, from, bytes) == 0;
-}
-
-_Noreturn void board_reset(void) {
-  if (edge_is_emulated()) edge_page_write(EDGE_PAGE_RESET, 1);
-  reset_cortex_m();
 }
 
 void board_watchdog_feed(void) {

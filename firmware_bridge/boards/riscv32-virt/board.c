@@ -1,5 +1,6 @@
 /* QEMU's RISC-V machine `virt`. It has no flash that is programmed in place: storage is RAM. */
 #include "drivers/ns16550.h"
+#include "drivers/memory_storage.h"
 #include "start/common.h"
 
 #define PLIC 0x0C000000u /* interrupt controller */
@@ -39,18 +40,6 @@ uint32_t board_ticks(void) { return edge_is_emulated() ? edge_page_read(EDGE_PAG
 
 uint32_t board_random(void) {
   return edge_is_emulated() ? edge_page_read(EDGE_PAGE_RANDOM) : mix_random(&random_state, instructions());
-}
-
-const uint8_t *board_storage(void) { return (const uint8_t *)EDGE_STORAGE_ORIGIN; }
-
-bool board_storage_erase(uint32_t offset) {
-  if (edge_is_emulated()) return edge_page_erase(offset);
-  return erase_memory((uint8_t *)EDGE_STORAGE_ORIGIN, offset);
-}
-
-bool board_storage_program(uint32_t offset, const uint8_t *from, size_t bytes) {
-  if (edge_is_emulated()) return edge_page_program(offset, from, bytes);
-  return program_memory((uint8_t *)EDGE_STORAGE_ORIGIN, offset, from, bytes);
 }
 
 _Noreturn void board_reset(void) {

@@ -17,18 +17,6 @@ static inline bool is_erased(uint32_t offset, size_t bytes) {
   return true;
 }
 
-/* Storage that is plain memory, as QEMU's is where it has no flash: it obeys flash's rules. */
-static inline bool erase_memory(uint8_t *storage, uint32_t offset) {
-  for (uint32_t i = 0; i < EDGE_STORAGE_ERASE_BYTES; ++i) ((volatile uint8_t *)storage)[offset + i] = 0xFF;
-  return true;
-}
-
-static inline bool program_memory(uint8_t *storage, uint32_t offset, const uint8_t *from, size_t bytes) {
-  if (!is_erased(offset, bytes)) return false;
-  for (size_t i = 0; i < bytes; ++i) ((volatile uint8_t *)storage)[offset + i] = from[i];
-  return true;
-}
-
 /* Random bits where the hardware has none: the moments at which they are asked for. Good against two boots drawing the
  * same, not against somebody who measures them. */
 static inline uint32_t mix_random(uint32_t *state, uint32_t ticks) {

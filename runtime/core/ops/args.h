@@ -63,17 +63,13 @@ static inline uint64_t edge_whole_lines(uint64_t bytes) {
 }
 
 /* The call's threads where `nanoseconds` of work, as a fast core does it, are worth waking them for; else NULL. */
-static inline edge_threads *edge_threads_for(const edge_call *call, double nanoseconds) {
 #ifdef EDGE_NO_THREADS
-  (void)call, (void)nanoseconds;
-  return NULL;
-#else
-  return nanoseconds >= 15000.0 ? call->threads : NULL;
-#endif
-}
-#ifdef EDGE_NO_THREADS
-/* Without arithmetic of doubles, which is software on microcontrollers. */
+/* A macro: the arithmetic of doubles, software on microcontrollers, goes away in every build. */
 #define edge_threads_for(call, nanoseconds) ((void)(call), (void)(nanoseconds), (edge_threads *)NULL)
+#else
+static inline edge_threads *edge_threads_for(const edge_call *call, double nanoseconds) {
+  return nanoseconds >= 15000.0 ? call->threads : NULL;
+}
 #endif
 
 /* "[2, 3, 4]"; truncated where it does not fit. Returns `text`. */

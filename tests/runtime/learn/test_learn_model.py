@@ -144,7 +144,7 @@ def test_what_cannot_learn_says_so(mlp: Path) -> None:
             with pytest.raises(BadInput, match=text):
                 model.learner(**options)
         with pytest.raises(BadInput, match="nothing was learned"):
-            model.save_learned("/tmp/nowhere")
+            model.save_learned(mlp.with_name("nowhere"))
 
 
 def test_a_learning_rate_too_high_is_told_and_harms_no_file(tmp_path: Path) -> None:
