@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID, is_token_id
@@ -67,6 +68,7 @@ def boot_down(token: str) -> str:
     return f"boot/{token}/down"
 
 
+@lru_cache(maxsize=10_000)
 def parse_up(topic: str) -> Up:
     """Takes apart the topic of a device's message.
 

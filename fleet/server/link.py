@@ -22,6 +22,7 @@ from edge.runtime.whole_file import whole_file
 _log = logging.getLogger("edge.fleet.server")
 
 _UP_SECONDS = 15
+_READ_BYTES = 16_384  # a TLS record has no more
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,38 @@ def write_identity(path: Path, identity: bytes) -> None:
         file.write(identity)
 
 
+class _ReadAhead(ssl.SSLSocket):
+    """Takes what has come in one read, and gives it out in the pieces that are asked for.
+
+    paho asks for a packet's first byte, its length byte by byte, and the rest: four calls of OpenSSL a message.
+    """
+
+    _ahead = b""
+    _given = 0
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        left = len(self._ahead) - self._given
+        if not left:
+            if buflen >= _READ_BYTES:
+                return super().recv(buflen, flags)
+            self._ahead, self._given = super().recv(_READ_BYTES, flags), 0
+            left = len(self._ahead)
+        start = self._given
+        self._given += min(buflen, left)
+        return self._ahead[start : self._given]
+
+    def pending(self) -> int:
+        """Bytes that can be had without waiting: paho does not wait for the socket if there are some."""
+        return len(self._ahead) - self._given + super().pending()
+
+
 def trust(root: str, identity: Path) -> ssl.SSLContext:
     """TLS to a broker with a certificate of our authority: nobody else has one for servers, whatever its name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.load_verify_locations(cadata=root)
     context.load_cert_chain(identity)
+    context.sslsocket_class = _ReadAhead
     return context
 
 

@@ -170,7 +170,7 @@ def test_chunks_are_for_whoever_asks_and_only_what_is_published(
 ) -> None:
     fleet.publish(remade(digits_bundle, tmp_path / "old.edge", name="kws", version="1.0"))
     updates = fleet.updating("attic")
-    source = updates.reports._source
+    source = updates._source
     root = source.fetch("1.root.json", 0, 60_000)
     assert root == open_source(fleet.state).repository.read("1.root.json")
     assert source.fetch("9.root.json", 0, 1000) is None
