@@ -39,6 +39,7 @@ FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SETTING = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
@@ -185,7 +186,7 @@ class Telemetry:
     @classmethod
     def read(cls, body: object, where: str = "tel") -> Telemetry:
         def reading(fields: Fields) -> Telemetry:
-            values = fields.table("values", 256, _measured)
+            values = fields.table("values", 256, measured)
             for name in values:
                 text(name, f"{where}.values", 100)
             return cls(values)
@@ -196,7 +197,12 @@ class Telemetry:
         return {"values": self.values}
 
 
-def _measured(value: object, where: str) -> float | int | str | bool:
+def measured(value: object, where: str) -> float | int | str | bool:
+    """A value that is measured or set: a number, a text of at most 1,000 characters, true or false.
+
+    Raises:
+        BadFile: it is something else.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -250,6 +256,32 @@ class Job:
 
     def json(self) -> dict[str, Any]:
         return {"kind": self.kind, "arguments": self.arguments}
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The arguments of a job `shadow`: what a device should be.
+
+    Attributes:
+        version: counts up; 0 where nothing was ever wanted.
+        settings: numbers, texts and booleans by name, at most 64.
+    """
+
+    version: int = 0
+    settings: dict[str, float | int | str | bool] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: object, where: str = "shadow") -> Desired:
+        def reading(fields: Fields) -> Desired:
+            settings = fields.table("desired", 64, measured)
+            for name in settings:
+                text(name, f"{where}.desired", 64, _SETTING)
+            return cls(fields.integer("version", 0, _MOST_SEQ), settings)
+
+        return _reader(reading, body, where)
+
+    def json(self) -> dict[str, Any]:
+        return {"version": self.version, "desired": self.settings}
 
 
 @dataclass(frozen=True)

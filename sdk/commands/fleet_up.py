@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -130,7 +131,7 @@ def doctor(ctx: click.Context, state: Path, as_json: bool) -> None:
 
 
 @click.command("devices", short_help="List devices, or watch them.")
-@click.argument("names", nargs=-1, metavar="[DEVICE]…")
+@click.argument("names", nargs=-1, metavar="[DEVICE]…", shell_complete=fleet_names("device"))
 @click.option("--watch", is_flag=True, help="Show them again every second until Ctrl-C.")
 @state_option
 @json_option
