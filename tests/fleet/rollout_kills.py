@@ -83,6 +83,18 @@ class UpdatingProcesses(Processes):
         self.database.close()
         super().stop()
 
+    def restart_server(self) -> float:
+        """Starts the server that was killed; returns when devices can connect, with the time of it."""
+        log = self.folder / "server.log"
+        starts = log.read_bytes().count(b"The fleet is up")
+        self.server = self.start_server()
+        until(lambda: log.read_bytes().count(b"The fleet is up") > starts, 60)
+        return time.time()
+
+    def kill_server(self) -> None:
+        self.server.kill()
+        self.server.wait()
+
     def open_jobs(self) -> int:
         table = tables.jobs
         query = sa.select(sa.func.count()).where(table.c.state.not_in(FINAL))
@@ -143,7 +155,7 @@ def waiting(home: Path) -> set[tuple[str, int]]:
 
 
 class Killer:
-    """Kills processes, so and so often, most of them at moments that it waits for."""
+    """Kills processes, so and so often, most of them at moments that it waits for, six times the pause at most."""
 
     def __init__(self, fleet: UpdatingProcesses, watcher: Watcher, kills: int, seed: int, pause: float) -> None:
         self.done: Counter[str] = Counter()
@@ -201,8 +213,8 @@ class Killer:
             rows = connection.execute(sa.select(rollouts.c.id, rollouts.c.state, rollouts.c.phase))
             return sorted(tuple(row) for row in rows)
 
-    def _wait(self, condition: Callable[[], bool], seconds: float = 6.0) -> bool:
-        deadline = time.monotonic() + seconds
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        deadline = time.monotonic() + 6 * self._pause
         while not (there := condition()) and time.monotonic() < deadline:
             time.sleep(0.005)
         return there
@@ -340,7 +352,9 @@ def _pad(bundle: Path, seed: int) -> None:
 
 
 @contextlib.contextmanager
-def updating_fleet(folder: Path, bundle: Path, agents: int, seed: int, database: str = "") -> Iterator[Any]:
+def updating_fleet(
+    folder: Path, bundle: Path, agents: int, seed: int, database: str = ""
+) -> Iterator[tuple[UpdatingProcesses, Watcher, Operator]]:
     """A fleet whose devices all run a first version: the processes, who watches them, who operates them."""
     fleet = UpdatingProcesses(folder, agents, database)
     try:
@@ -365,23 +379,28 @@ def run(
         Figures, and under "wrong" what must not have been: empty, or the test has found a bug.
     """
     with updating_fleet(folder, bundle, agents, seed, database) as (fleet, watcher, operator):
-        killer = Killer(fleet, watcher, kills, seed, pause)
-        while killer.busy:
-            operator.round(seconds=300)
-        if killer.error is not None:
-            raise killer.error
-        settle(fleet, watcher)
-        looked = watcher.looked
-        states = [row["state"] for row in fleet.rollouts.all()]
+        return kill(fleet, watcher, operator, kills, seed, pause)
+
+
+def kill(
+    fleet: UpdatingProcesses, watcher: Watcher, operator: Operator, kills: int, seed: int, pause: float
+) -> dict[str, Any]:
+    """As `run`, on a fleet that is there."""
+    killer = Killer(fleet, watcher, kills, seed, pause)
+    while killer.busy:
+        operator.round(seconds=300)
+    if killer.error is not None:
+        raise killer.error
+    settle(fleet, watcher)
     return {
         **killer.done,
         "moments": dict(killer.moments),
         "rollouts": dict(operator.outcomes),
         "devices": dict(operator.devices),
-        "looked": looked,
+        "looked": watcher.looked,
         "promised": sum(map(len, watcher.promised)),
         "abort_seconds": round(max(operator.abort_seconds, default=0.0), 3),
-        "open": sum(state not in ENDED for state in states),
+        "open": sum(row["state"] not in ENDED for row in fleet.rollouts.all()),
         "wrong": fleet.wrong,
     }
 
