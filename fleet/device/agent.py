@@ -254,6 +254,7 @@ class Agent:
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
                     client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+                    self._sent.clear()  # the server was away: what was on its way may not have come
                 next_beat = last_beat + jitter * self._heartbeat
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
@@ -366,6 +367,10 @@ class Agent:
 
     def _do(self, name: str, job: Job) -> None:
         def report(state: JobReport) -> None:
+            if state.state in FINAL_JOB_STATES:
+                # Who hears that it has ended must know what it changed: the next rollout notes what a device has.
+                with contextlib.suppress(OSError, EdgeError):  # a board that does not answer now
+                    self.inventory_changed()
             # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
             self.report(f"job/{name}", state.json())
             self.outbox.note_job(name, state.state)

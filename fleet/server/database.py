@@ -143,7 +143,7 @@ class Database:
 
 def emit(connection: Connection, kind: str, subject: str, body: dict[str, Any]) -> None:
     """Adds an event to the outbox, within the transaction of the change that it tells of."""
-    _in_turn(connection)
+    in_turn(connection)
     row = {"kind": kind, "subject": subject, "body": body, "at": time.time()}
     connection.execute(tables.events.insert(), row)
 
@@ -157,7 +157,7 @@ def audit(connection: Connection, actor: str, action: str, subject: str, **detai
         subject: what it was done to: a device's id, a key's fingerprint, a file.
         detail: more, as JSON.
     """
-    _in_turn(connection)
+    in_turn(connection)
     newest = sa.select(tables.audit.c.chain).order_by(tables.audit.c.id.desc()).limit(1)
     row = {"at": time.time(), "actor": actor, "action": action, "subject": subject, "detail": detail}
     chain = chain_hash(connection.scalar(newest) or "", row)
@@ -205,8 +205,11 @@ def _insert(connection: Connection, table: Table) -> Any:
     return postgresql_insert(table)
 
 
-def _in_turn(connection: Connection) -> None:
-    """On PostgreSQL ids are given before the commit: whoever writes events or audit does so after the one before."""
+def in_turn(connection: Connection) -> None:
+    """On PostgreSQL ids are given before the commit: whoever writes events or audit does so after the one before.
+
+    Who locks rows and then writes events takes its turn before the rows: locks in two orders would be a deadlock.
+    """
     if connection.dialect.name != "sqlite":
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
 
