@@ -18,7 +18,9 @@ from edge.fleet.identity import DEVICE_ID, is_token_id
 
 ROOT = "f/v1"
 EVERY_UP = f"{ROOT}/+/up/#"
+EVERY_DOWN = f"{ROOT}/+/down/#"
 EVERY_BOOT = "boot/+/up"
+EVERY_REQUEST = f"{ROOT}/+/up/csr"
 _REST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _UP_LENGTHS = {"hello": 0, "status": 0, "tel": 0, "job": 1, "fl": 2, "td": 0, "csr": 0, "blob": 0}
 
@@ -45,6 +47,11 @@ def down(device: str, kind: str, *rest: str) -> str:
 def everything_down(device: str) -> str:
     """The filter that a device subscribes to."""
     return f"{ROOT}/{device}/down/#"
+
+
+def everything_up(device: str) -> str:
+    """The filter for all that a device says."""
+    return f"{ROOT}/{device}/up/#"
 
 
 def to_all(kind: str, *rest: str) -> str:

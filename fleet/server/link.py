@@ -60,6 +60,7 @@ class Link:
         on_connect: called after each connection, on the network thread: it subscribes.
         on_message: called with topic and payload, on the network thread.
         longest_pause: seconds between two attempts, at most.
+        on_granted: called with the number of a subscription, and whether any of it was refused, on the network thread.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Link:
         on_connect: Callable[[], None],
         on_message: Callable[[str, bytes], None],
         longest_pause: int,
+        on_granted: Callable[[int, bool], None] | None = None,
     ) -> None:
         self.connected = threading.Event()
         self._address = address
@@ -87,6 +89,8 @@ class Link:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        if on_granted is not None:
+            client.on_subscribe = lambda _c, _u, packet, codes, _p: on_granted(packet, any(c.is_failure for c in codes))
 
     def start(self) -> None:
         """Connects, and returns when that is done.
@@ -109,9 +113,12 @@ class Link:
         """Asks for messages, each at most once: that is enough, because devices repeat what is not acknowledged.
 
         Returns:
-            The number under which the broker answers.
+            The number under which the broker answers; None if it is not there.
         """
         return self._client.subscribe([(name, 0) for name in filters])[1]
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        self._client.unsubscribe(filters)
 
     def publish(self, publication: Publication) -> None:
         """Publishes, if the broker is there; what matters is in the database and is sent again."""

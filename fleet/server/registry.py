@@ -20,7 +20,7 @@ from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import FINAL_JOB_STATES, Desired, JobReport
 from edge.fleet.server import tables
-from edge.fleet.server.database import audit, emit, in_turn
+from edge.fleet.server.database import audit, emit
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;/_+()@-]{0,99}")
@@ -152,7 +152,6 @@ def set_desired(connection: Connection, device: str, desired: dict[str, Any], ac
     Raises:
         FleetError: there is no such device, or a setting does not have the form of one.
     """
-    in_turn(connection)  # the ingest of reports locks the rows of devices later than this
     device_row = describe(connection, device)
     merged = {name: value for name, value in {**device_row["desired"], **desired}.items() if value is not None}
     version: int = device_row["desired_version"] + 1
@@ -234,7 +233,6 @@ def job_reported(connection: Connection, device: str, job: str, report: JobRepor
     Returns:
         Whether that was news.
     """
-    in_turn(connection)  # who ends a rollout locks the rows of its jobs later than this
     table = tables.jobs
     values = {"state": report.state, "detail": report.detail, "metrics": report.metrics, "updated_at": time.time()}
     done = connection.execute(

@@ -3,6 +3,9 @@
     devices ⇄ broker ⇄ Link [network thread] ─► Ingest ─► database ─► acknowledgement
                                             ◄─ Jobs, Certificates, Access ◄─ Follower ◄─ outbox ◄─ operators' commands
 
+With workers, each of them is such a link, ingest and database connection in a process of its own, for the devices of
+one shard; the server itself then takes in only what is done with the authority's key: requests for certificates.
+
 Commands such as `edge fleet approve` only change the database; the follower's thread sees that in the outbox and does
 the rest: it signs certificates, rewrites the broker's list of revocations and of tokens, ends sessions, sends jobs.
 """
@@ -36,6 +39,8 @@ from edge.fleet.server.jobs import RESEND_SECONDS, Jobs
 from edge.fleet.server.link import BrokerAddress, Link, write_identity
 from edge.fleet.server.running import only_one
 from edge.fleet.server.state import Settings, State
+from edge.fleet.server.worker import FLOODED
+from edge.fleet.server.workers import Workers
 
 if TYPE_CHECKING:
     from edge.fleet.server.loopback_broker import Loopback
@@ -44,6 +49,7 @@ _log = logging.getLogger("edge.fleet.server")
 
 _HOUR = 3600.0
 _KEEP_REPORTS_DAYS = 30
+_REPORT_SECONDS = 5.0
 # Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
 _ROLL_CALL_SECONDS = 2 * ROLL_CALL_SECONDS
 
@@ -69,6 +75,7 @@ class Server:
         self.address: BrokerAddress
         self.link: Link
         self.jobs: Jobs
+        self.workers: Workers | None = None
         self.started_at = time.time()
         self._broker: Mosquitto | Loopback | None = None
         self._follower: Follower
@@ -127,6 +134,7 @@ class Server:
             self.every(30, access.write_tokens)
             self.every(_HOUR, self._prune)
             self.every(1, self._end_roll_call)
+            self.follow(FLOODED, lambda event: access.flood(event.subject))
             self.every(RESEND_SECONDS / 2, self.jobs.resend)
             for extension in self.extensions:
                 extension(self)
@@ -135,6 +143,11 @@ class Server:
             self.ingest.start()
             undo.callback(self.ingest.stop)
             certificates.sign()
+            if self._shared:
+                self.workers = workers = Workers(self.state, self.settings, self.address, self.authority)
+                self.every(_REPORT_SECONDS, workers.write_reports)
+                undo.callback(workers.stop)
+                workers.start()
             self._follower.start(last_event)
             undo.callback(self._follower.stop)
             undo.callback(access.stop)
@@ -198,7 +211,15 @@ class Server:
         longest_pause, root = 4 if self._broker else 30, self.authority.root_pem
         return Link(self.address, SERVER_ID, path, root, self._on_connect, self._on_message, longest_pause)
 
+    @property
+    def _shared(self) -> bool:
+        """Whether devices are divided among workers: one would have all, as the server itself."""
+        return self.settings.workers > 1
+
     def _on_connect(self) -> None:
+        if self._shared:  # who call their devices themselves
+            self.link.subscribe([topics.EVERY_REQUEST, topics.EVERY_BOOT])
+            return
         self.link.subscribe([topics.EVERY_UP, topics.EVERY_BOOT])
         # Who came or went meanwhile? Who is there answers; who has not by then is not.
         self._roll_called_at = time.time()

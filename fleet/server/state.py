@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.fleet.errors import FleetError
+from edge.fleet.identity import MOST_WORKERS
 from edge.runtime.errors import BadFile
-from edge.runtime.fields import Fields
+from edge.runtime.fields import Fields, integer
 from edge.runtime.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Settings:
         metrics_port: of Prometheus metrics on loopback; 0 is none.
         names: host names and addresses, beside this machine's own, that the broker's certificate is valid for.
         sparql: URL of a SPARQL endpoint, or "" for the store in the folder.
+        workers: among how many processes of their own the devices are divided; 0 or 1: none.
     """
 
     database: str = ""
@@ -40,6 +42,7 @@ class Settings:
     metrics_port: int = 9464
     names: tuple[str, ...] = ()
     sparql: str = ""
+    workers: int = 0
 
 
 class State:
@@ -53,7 +56,12 @@ class State:
         self.tuf = folder / "tuf"
         self.semantic = folder / "semantic"
         self.registry = folder / "registry.sqlite"
+        self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
+
+    def worker_identity(self, number: int) -> Path:
+        """The file with a worker's key and certificate."""
+        return self.broker / f"worker-{number}.pem"
 
     @classmethod
     def create(cls, folder: Path) -> State:
@@ -107,6 +115,7 @@ class State:
                 metrics_port=fields.integer("metrics_port", 0, 65535),
                 names=fields.items("names", 64, lambda value, at: str(value)),
                 sparql=fields.text("sparql", 1000),
+                workers=integer(fields.raw("workers", 0), f"{where}.workers", 0, MOST_WORKERS),
             )
             fields.done()
         except (OSError, ValueError, BadFile) as error:

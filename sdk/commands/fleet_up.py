@@ -27,6 +27,9 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--broker", metavar="URL", help="Use another broker: mqtts://host:8883; '' for our own again.")
 @click.option("--db", "database", metavar="URL", help="Use PostgreSQL: postgresql://user@host/name.")
 @click.option("--sparql", metavar="URL", help="Use a SPARQL endpoint instead of the store in the folder.")
+@click.option(
+    "--workers", type=click.IntRange(0, 32), help="Divide the devices among so many processes.  [default: 0: none]"
+)
 @click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
 @state_option
@@ -81,24 +84,32 @@ def status(state: Path, as_json: bool) -> None:
     from edge.fleet.server.overview import overview
     from edge.fleet.server.running import running_pid
     from edge.fleet.server.state import State
+    from edge.fleet.server.workers import read_reports
 
     place = State.existing(state)
     settings = place.settings()
+    running = running_pid(place)
     with open_database(state) as database:
-        report = {
+        report: dict[str, Any] = {
             "state": str(state),
-            "running": running_pid(place),
+            "running": running,
             "broker": settings.broker or f"mqtts://{settings.host or socket.gethostname()}:{settings.port}",
             "boot_port": settings.boot_port,
             "database": database.shown,
             **overview(database),
+            "workers": [dataclasses.asdict(worker) for worker in read_reports(place)] if running else [],
         }
     if as_json:
         print_json(report)
         return
-    running = report["running"]
     click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
     click.echo(f"broker: {report['broker']}, new devices: port {report['boot_port']}")
+    for worker in report["workers"]:
+        how = f"runs, process {worker['pid']}" if worker["up"] else "is not connected"
+        click.echo(
+            f"worker {worker['worker']}: {how}, {worker['devices']} devices; {worker['committed']} reports committed, "
+            f"{worker['refused']} refused, {worker['dropped']} dropped; {worker['restarts']} restarts"
+        )
     click.echo(f"registry: {report['database']}")
     click.echo(
         f"devices: {report['devices']} ({report['online']} online, {report['revoked']} revoked), "
