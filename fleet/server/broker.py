@@ -19,7 +19,7 @@ be stale. mosquitto also rewrites its whole file at each save.
 Nor does it retain messages, with which any device could fill its memory: a server that (re)connects calls the roll.
 
 Certificates are taken back with a revocation list, which mosquitto reads again at SIGHUP; a session that is open stays
-open, which `edge.fleet.server.services` ends by connecting under the same client id (MQTT-3.1.4-2).
+open, which `edge.fleet.server.access` ends by connecting under the same client id (MQTT-3.1.4-2).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.fleet.errors import FleetError
 from edge.fleet.server.broker import find_mosquitto
-from edge.fleet.server.services import running_pid
+from edge.fleet.server.running import running_pid
 from edge.fleet.server.state import State
 
 

@@ -78,7 +78,7 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
 def status(state: Path, as_json: bool) -> None:
     """Show whether the server runs, where it listens, and what it holds."""
     from edge.fleet.server.overview import overview
-    from edge.fleet.server.services import running_pid
+    from edge.fleet.server.running import running_pid
     from edge.fleet.server.state import State
 
     place = State.existing(state)

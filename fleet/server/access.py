@@ -1,0 +1,118 @@
+"""Who is let in: the broker's lists of revoked certificates and of open tokens, and sessions that are ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+import sqlalchemy as sa
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge.fleet.errors import FleetError
+from edge.fleet.server import enrollment, tables
+from edge.fleet.server.authority import Authority
+from edge.fleet.server.broker import BrokerFiles
+from edge.fleet.server.database import Database, Event, audit, set_setting, setting
+from edge.fleet.server.link import BrokerAddress, trust, write_identity
+
+_log = logging.getLogger("edge.fleet.server")
+
+_HOUR = 3600.0
+_SUSPEND_SECONDS = 60.0
+
+
+class Access:
+    """Writes the broker's lists anew and has it read them; ends the sessions of those who are no longer on them.
+
+    Args:
+        folder: the broker's.
+        reload: has the broker read its lists again.
+    """
+
+    def __init__(self, database: Database, authority: Authority, folder: Path, reload: Callable[[], None]) -> None:
+        self._database = database
+        self._authority = authority
+        self._folder = folder
+        self._files = BrokerFiles(folder)
+        self._reload = reload
+        self._address: BrokerAddress
+        self._revoking = threading.Lock()
+        self._suspended: dict[str, float] = {}
+        self._stopping = threading.Event()
+
+    def start(self, address: BrokerAddress) -> None:
+        """Says where the broker is."""
+        self._address = address
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def revoked(self, event: Event) -> None:
+        """A device's certificates were taken back."""
+        self.write_revocations()
+        self._end_session(event.subject)
+
+    def write_revocations(self) -> None:
+        with self._revoking:  # a list must not replace a later one
+            self._write_revocations_in_turn()
+
+    def write_tokens(self) -> None:
+        with self._database.reading() as connection:
+            tokens = sorted(enrollment.open_tokens(connection))
+        self._files.write_tokens(tokens)
+        self._reload()
+
+    def flood(self, device: str) -> None:
+        """Shuts a device out for a while. Called on the network thread: the rest is done on one of its own."""
+        self._suspended[device] = time.time() + _SUSPEND_SECONDS
+        threading.Thread(target=self._suspend, args=(device,), name="suspend", daemon=True).start()
+
+    def _write_revocations_in_turn(self) -> None:
+        now = time.time()
+        suspended = [device for device, until in list(self._suspended.items()) if until > now]
+        with self._database.transaction() as connection:
+            revoked = dict(enrollment.revoked(connection))
+            if suspended:
+                table = tables.certificates
+                query = sa.select(table.c.serial).where(table.c.device.in_(suspended))
+                revoked |= dict.fromkeys(connection.scalars(query), now)
+            # Later than the last one by a second, and never in the future: several in a second begin in the past.
+            issued_at = max(now - _HOUR, setting(connection, "revocation_list", 0.0) + 1)
+            set_setting(connection, "revocation_list", issued_at)
+        self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
+        self._reload()
+
+    def _end_session(self, device: str) -> None:
+        """Ends a device's session by taking it over: it would last until the connection breaks."""
+        path = self._folder / f"stand-in-{device}.pem"
+        ended = threading.Event()
+        client: mqtt.Client | None = None
+        try:
+            write_identity(path, self._authority.stand_in(device))
+            client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=device, protocol=mqtt.MQTTv311)
+            client.tls_set_context(trust(self._authority.root_pem, path))
+            client.on_connect = lambda *_: ended.set()
+            client.connect(self._address.host, self._address.port)
+            client.loop_start()
+            if not ended.wait(5):
+                raise FleetError("the broker did not answer")
+            client.disconnect()
+        except (OSError, FleetError) as error:
+            _log.error("%s: its session could not be ended (%s); it ends with its connection", device, error)
+        finally:
+            if client is not None:
+                client.loop_stop()
+            path.unlink(missing_ok=True)
+
+    def _suspend(self, device: str) -> None:
+        _log.warning("%s: sends more than any agent does: shut out for %d seconds", device, int(_SUSPEND_SECONDS))
+        with self._database.transaction() as connection:
+            audit(connection, "fleet", "device.suspend", device, reason="flood", seconds=_SUSPEND_SECONDS)
+        self.write_revocations()
+        self._end_session(device)
+        self._stopping.wait(_SUSPEND_SECONDS)
+        self.write_revocations()

@@ -1,0 +1,145 @@
+"""The link between one of the fleet's own services and the broker: certificate, connection, what it publishes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge.fleet.errors import FleetError
+from edge.fleet.messages import Sender
+from edge.fleet.server.ingest import Publication
+from edge.runtime.whole_file import whole_file
+
+_log = logging.getLogger("edge.fleet.server")
+
+_UP_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """Where devices and the server find the broker."""
+
+    host: str
+    port: int
+    boot_port: int
+
+
+def write_identity(path: Path, identity: bytes) -> None:
+    """Keeps a key and its certificate, PEM, where only we read it."""
+    with whole_file(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(identity)
+
+
+def trust(root: str, identity: Path) -> ssl.SSLContext:
+    """TLS to a broker with a certificate of our authority: nobody else has one for servers, whatever its name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.load_verify_locations(cadata=root)
+    context.load_cert_chain(identity)
+    return context
+
+
+class Link:
+    """A connection to the broker that is made again whenever it breaks.
+
+    Args:
+        address: of the broker.
+        name: the client id, which is the common name in the certificate.
+        identity: file with the key and the certificate, PEM.
+        root: what the broker's certificate must come from, PEM.
+        on_connect: called after each connection, on the network thread: it subscribes.
+        on_message: called with topic and payload, on the network thread.
+        longest_pause: seconds between two attempts, at most.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        name: str,
+        identity: Path,
+        root: str,
+        on_connect: Callable[[], None],
+        on_message: Callable[[str, bytes], None],
+        longest_pause: int,
+    ) -> None:
+        self.connected = threading.Event()
+        self._address = address
+        self._on_connected = on_connect
+        self._on_received = on_message
+        self._sender = Sender()
+        self._stopping = False
+        # MQTT 3.1.1, whose packets cost less to read and write.
+        self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311)
+        client.tls_set_context(trust(root, identity))
+        client.reconnect_delay_set(1, longest_pause)
+        client.max_inflight_messages_set(1000)
+        client.max_queued_messages_set(20_000)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+
+    def start(self) -> None:
+        """Connects, and returns when that is done.
+
+        Raises:
+            FleetError: the broker cannot be reached, or does not let us in.
+        """
+        self._client.connect_async(self._address.host, self._address.port, 30)
+        self._client.loop_start()
+        if not self.connected.wait(_UP_SECONDS):
+            self.stop()
+            raise FleetError(f"the broker at {self._address.host}:{self._address.port} does not let the server in")
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def subscribe(self, filters: list[str]) -> int | None:
+        """Asks for messages, each at most once: that is enough, because devices repeat what is not acknowledged.
+
+        Returns:
+            The number under which the broker answers.
+        """
+        return self._client.subscribe([(name, 0) for name in filters])[1]
+
+    def publish(self, publication: Publication) -> None:
+        """Publishes, if the broker is there; what matters is in the database and is sent again."""
+        self._client.publish(publication.topic, publication.payload, publication.qos)
+
+    def wrap(self, topic: str, body: dict[str, Any], qos: int = 1) -> Publication:
+        """A body in an envelope of this service's."""
+        return Publication(topic, self._sender.wrap(body).encode(), qos)
+
+    def send(self, topic: str, body: dict[str, Any], qos: int = 1) -> None:
+        """Publishes a body in an envelope."""
+        self.publish(self.wrap(topic, body, qos))
+
+    def _on_connect(self, _client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            _log.error("the broker refuses the server: %s", code)
+            return
+        self._on_connected()
+        self.connected.set()
+        _log.info("connected to the broker at %s:%d", self._address.host, self._address.port)
+
+    def _on_disconnect(self, _client: Any, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self.connected.clear()
+        if not self._stopping:
+            _log.warning("lost the broker (%s): connecting again", code)
+
+    def _on_message(self, _client: Any, _user: Any, message: mqtt.MQTTMessage) -> None:
+        try:
+            self._on_received(message.topic, bytes(message.payload))
+        except Exception:  # paho's thread must live on
+            _log.exception("a message on %s could not be taken in", message.topic[:100])
