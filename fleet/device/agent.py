@@ -30,6 +30,7 @@ from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
 from edge.fleet.device.outbox import Outbox
 from edge.fleet.errors import BadMessage, FleetError
+from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import (
     FINAL_JOB_STATES,
@@ -103,10 +104,13 @@ class Agent:
         self._measure = measure
         self._status = Sender()
         self._protocol = mqtt.MQTTv5
+        # Which of several brokers: devices spread over them, and each takes the next when one fails it.
+        self._turn = random.randrange(1 << 16)  # noqa: S311
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._lost = threading.Event()
         self._client: mqtt.Client | None = None
+        self._broker = place.brokers[0]
         self._sent: dict[tuple[str, int], float] = {}
         self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
@@ -189,6 +193,7 @@ class Agent:
                     _log.warning("%s: %s", self.place.id, error)
                 except Exception:  # a device must not fall silent because of one connection
                     _log.exception("%s: a connection ended by a bug in edge", self.place.id)
+                self._turn += 1
                 if time.monotonic() - began > _GOOD_SESSION_SECONDS:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
@@ -207,9 +212,14 @@ class Agent:
     def _session(self) -> None:
         """One connection, from its beginning to its end."""
         place = self.place
+        brokers = place.brokers
+        self._broker = broker = brokers[self._turn % len(brokers)]
         self._lost.clear()
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=self._protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id(place.id),
+            protocol=self._protocol,
+            reconnect_on_failure=False,
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
@@ -218,7 +228,7 @@ class Agent:
         client.on_subscribe = lambda *_: self._now(self.connected)
         client.on_disconnect = lambda *_: self._now(self._lost)
         client.on_message = self._on_message
-        client.connect(place.host, place.port, KEEPALIVE_SECONDS)
+        client.connect(broker.host, broker.port, KEEPALIVE_SECONDS)
         self._client = client
         client.loop_start()
         try:
@@ -252,7 +262,7 @@ class Agent:
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
-                raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
+                raise FleetError(f"the broker at {self._broker} does not answer")
             else:
                 pause = 1.0
             self._wake.wait(pause)
@@ -260,7 +270,7 @@ class Agent:
             self._take_acknowledgements()
         if self._lost.is_set() and not self.connected.is_set():
             why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
-            raise FleetError(f"the broker at {self.place.host}:{self.place.port} ends the connection ({why})")
+            raise FleetError(f"the broker at {self._broker} ends the connection ({why})")
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -271,7 +281,7 @@ class Agent:
             return
         client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
         client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
-        _log.info("%s: connected to %s:%d", self.place.id, self.place.host, self.place.port)
+        _log.info("%s: connected to %s", self.place.id, self._broker)
 
     def _now(self, event: threading.Event) -> None:
         event.set()

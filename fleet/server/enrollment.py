@@ -307,12 +307,18 @@ def answer(connection: Connection, key: str) -> CertificateAnswer:
     return CertificateAnswer("pending", key, detail=f"{row.device}: an operator has to approve the key {key[:12]}")
 
 
-def finish(found: CertificateAnswer, authority: Authority, port: int) -> CertificateAnswer:
-    """An answer with all that a device needs to come in."""
+def finish(
+    found: CertificateAnswer, authority: Authority, port: int, addresses: tuple[str, ...] = ()
+) -> CertificateAnswer:
+    """An answer with all that a device needs to come in.
+
+    Args:
+        port, addresses: as `CertificateAnswer` has them.
+    """
     if found.state != "issued":
         return found
     chain = found.certificate + authority.issuing_pem
-    return CertificateAnswer("issued", found.key, found.device, chain, authority.root_pem, port)
+    return CertificateAnswer("issued", found.key, found.device, chain, authority.root_pem, port, addresses=addresses)
 
 
 def sign_approved(connection: Connection, authority: Authority, most: int = 500) -> list[str]:

@@ -163,7 +163,7 @@ mqtt {{
   # Messages on their way to a device at QoS 1; NATS allows 65535 over all of a device's subscriptions.
   max_ack_pending: 1000
   ack_wait: "30s"
-  js_api_timeout: "10s"
+  js_api_timeout: "4s"
   consumer_memory_storage: true
   consumer_inactive_threshold: "5m"
 }}
@@ -194,7 +194,7 @@ mqtt {{
     timeout: 30
   }}
   stream_replicas: {min(_REPLICAS, len(nodes))}
-  js_api_timeout: "10s"
+  js_api_timeout: "4s"
   consumer_memory_storage: true
   consumer_inactive_threshold: "5m"
 }}
@@ -220,7 +220,7 @@ accounts {{
 }}
 system_account: SYS
 authorization {{
-  timeout: 10
+  timeout: 5
   auth_callout {{
     issuer: "{issuer}"
     account: {ACCOUNT}

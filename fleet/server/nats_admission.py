@@ -56,6 +56,7 @@ from edge.fleet.identity import DEVICE_ID, SERVER_ID, client_id, is_token_id
 from edge.fleet.server import enrollment, tables
 from edge.fleet.server.broker import verify_password
 from edge.fleet.server.database import Database
+from edge.fleet.server.state import State
 from edge.runtime.errors import BadFile
 from edge.runtime.fields import Fields
 from edge.runtime.whole_file import whole_file
@@ -101,6 +102,11 @@ class SigningKey:
         claims["jti"] = _base32(hashlib.sha256(_json(claims)).digest())
         signed = b".".join((_HEADER, _base64(_json(claims))))
         return b".".join((signed, _base64(self._key.sign(signed)))).decode()
+
+
+def signing_key(state: State) -> SigningKey:
+    """The fleet's."""
+    return SigningKey(state.authority / "nats.key")
 
 
 def nkey(prefix: int, raw: bytes) -> str:
