@@ -56,6 +56,9 @@ KEEPALIVE_SECONDS = 60
 # Messages on their way at once; what was not acknowledged is sent again after a while, in case it was dropped.
 WINDOW = 100
 _RESEND_SECONDS = 20.0
+# At most once: what counts is the server's acknowledgement, not a broker's. More would cost: a NATS cluster keeps a
+# replicated consumer for each subscription at QoS 1, and writes each message at QoS 1 to three disks.
+_QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
 # A broker that knows one version of MQTT may say nothing at all to the other.
@@ -223,9 +226,9 @@ class Agent:
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
-        client.will_set(topics.up(place.id, "status"), self._online(False), 1)
+        client.will_set(topics.up(place.id, "status"), self._online(False), _QOS)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._now(self.connected)
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = lambda *_: self._now(self._lost)
         client.on_message = self._on_message
         client.connect(broker.host, broker.port, KEEPALIVE_SECONDS)
@@ -236,7 +239,7 @@ class Agent:
         finally:
             if self.connected.is_set() and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
-                    client.publish(topics.up(place.id, "status"), self._online(False), 1).wait_for_publish(2)
+                    client.publish(topics.up(place.id, "status"), self._online(False), _QOS).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
@@ -258,7 +261,7 @@ class Agent:
                 self._send_waiting(client)
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
-                    client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+                    client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
@@ -279,9 +282,16 @@ class Agent:
             self._lost.set()
             self._wake.set()
             return
-        client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
-        client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+        client.subscribe([(topics.everything_down(self.place.id), _QOS), (topics.to_all("#"), _QOS)])
+        client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
         _log.info("%s: connected to %s", self.place.id, self._broker)
+
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if any(code.is_failure for code in codes):  # a connection on which nothing would come down
+            _log.warning("%s: the broker at %s lets this device hear nothing", self.place.id, self._broker)
+            self._now(self._lost)
+        else:
+            self._now(self.connected)
 
     def _now(self, event: threading.Event) -> None:
         event.set()
@@ -306,7 +316,7 @@ class Agent:
             key = (envelope.boot, envelope.seq)
             if now - self._sent.get(key, -_RESEND_SECONDS) >= _RESEND_SECONDS:
                 self._sent[key] = now
-                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), 1)
+                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), _QOS)
 
     def _take_acknowledgements(self) -> None:
         by_boot: dict[str, list[int]] = {}

@@ -165,7 +165,7 @@ class _Claim:
         client.tls_set_context(context)
         client.username_pw_set(token.id, token.secret)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._ready.set()
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         try:
@@ -189,7 +189,7 @@ class _Claim:
         self._client.loop_stop()
 
     def ask(self, request: CertificateRequest) -> None:
-        self._client.publish(topics.boot_up(self._token.id), self._sender.wrap(request.json()).encode(), 1)
+        self._client.publish(topics.boot_up(self._token.id), self._sender.wrap(request.json()).encode(), 0)
 
     def answer(self, seconds: float, stop: threading.Event) -> CertificateAnswer | None:
         """The next answer; None if none comes in time, or `stop` is set."""
@@ -213,7 +213,12 @@ class _Claim:
             )
             self._ready.set()
         else:
-            client.subscribe(topics.boot_down(self._token.id), 1)
+            client.subscribe(topics.boot_down(self._token.id), 0)
+
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if codes[0].is_failure:
+            self._answers.put(ConnectionError("the broker does not let the answer through"))
+        self._ready.set()
 
     def _on_disconnect(self, *_: object) -> None:
         self._answers.put(ConnectionError("the broker ended the connection"))

@@ -89,6 +89,7 @@ class Link:
         on_connect: called after each connection, on the network thread: it subscribes.
         on_message: called with topic and payload, on the network thread.
         longest_pause: seconds between two attempts, at most.
+        most_qos: 0 if the broker is to take no message at QoS 1, which costs a NATS cluster writes to three disks.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class Link:
         on_connect: Callable[[], None],
         on_message: Callable[[str, bytes], None],
         longest_pause: int,
+        most_qos: int = 1,
     ) -> None:
         self.connected = threading.Event()
         self._address = address
         self._on_connected = on_connect
         self._on_received = on_message
         self._sender = Sender()
+        self._most_qos = most_qos
         self._stopping = False
         self._turn = 0
         self._broker = address.brokers[0]
@@ -148,7 +151,7 @@ class Link:
 
     def publish(self, publication: Publication) -> None:
         """Publishes, if the broker is there; what matters is in the database and is sent again."""
-        self._client.publish(publication.topic, publication.payload, publication.qos)
+        self._client.publish(publication.topic, publication.payload, min(publication.qos, self._most_qos))
 
     def wrap(self, topic: str, body: dict[str, Any], qos: int = 1) -> Publication:
         """A body in an envelope of this service's."""

@@ -198,11 +198,15 @@ class Server:
             return self._reload_command()
         return True
 
+    @property
+    def _on_nats(self) -> bool:
+        return bool(self.settings.nats and self.settings.broker)
+
     def _admit(self, access: Access, undo: contextlib.ExitStack) -> None:
         """Answers a NATS cluster's questions about who may come in: the server itself, to begin with."""
         self._identity = self.state.broker / "server.pem"
         write_identity(self._identity, self.authority.service()[0])
-        if self.settings.nats and self.settings.broker:
+        if self._on_nats:
             from edge.fleet.server.nats_admission import Admission, signing_key
 
             addresses = parse_url(self.settings.nats, NATS_PORT, "--nats", "nats")
@@ -216,7 +220,10 @@ class Server:
         root = self.authority.root_pem
         # Where there are several, the next one is tried: waiting long helps nobody.
         longest_pause = 4 if self._broker or self.address.others else 30
-        return Link(self.address, SERVER_ID, self._identity, root, self._on_connect, self._on_message, longest_pause)
+        most_qos = 0 if self._on_nats else 1
+        return Link(
+            self.address, SERVER_ID, self._identity, root, self._on_connect, self._on_message, longest_pause, most_qos
+        )
 
     def _on_connect(self) -> None:
         self.link.subscribe([topics.EVERY_UP, topics.EVERY_BOOT])

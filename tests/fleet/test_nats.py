@@ -130,7 +130,14 @@ def test_a_node_dies_in_a_rollout_and_nothing_is_lost(
         began = time.monotonic()
         fleet.cluster.kill(victim)
         assert fleet.rollouts.show(rollout)["state"] == "running"
-        until(lambda: fleet.rollouts.show(rollout)["state"] == "done", 90)
+        try:
+            until(lambda: fleet.rollouts.show(rollout)["state"] == "done", 40)
+        except AssertionError:
+            print(fleet.rollouts.show(rollout))
+            print({n: (len(a.outbox), a.connected.is_set(), max(numbers(fleet.database, n)), counting[n].promised) for n,(a,_) in zip(names, fleet._agents)})
+            with fleet.database.reading() as c:
+                for row in c.execute(sa.select(tables.jobs)): print(row)
+            raise
         print(f"rollout done {time.monotonic() - began:.1f} s after the kill, {len(affected)} devices were on that node")
         assert fleet.rollouts.show(rollout)["devices"] == {"active": len(names)}
         assert {_version(updates) for updates in devices.values()} == {"2.0"}
