@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import read_address
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID
 from edge.fleet.inventory import Inventory
@@ -333,6 +335,7 @@ class CertificateAnswer:
         certificate: the device's, then the issuing authority's, PEM.
         root: the fleet's root, PEM.
         port: of the broker's main listener, on the host that the device already talks to.
+        addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
     """
 
@@ -343,11 +346,13 @@ class CertificateAnswer:
     root: str = ""
     port: int = 0
     detail: str = ""
+    addresses: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
         def reading(fields: Fields) -> CertificateAnswer:
             state = fields.choice("state", ENROLLMENT_STATES)
+            inner = Fields({"addresses": fields.raw("addresses", [])}, where)
             issued = state == "issued"
             return cls(
                 state=state,
@@ -357,6 +362,7 @@ class CertificateAnswer:
                 root=_pem(fields.raw("root"), f"{where}.root") if issued else "",
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
+                addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
             )
 
         return _reader(reading, body, where)
