@@ -50,6 +50,11 @@ def device_id(text: str, where: str = "device") -> str:
     return text
 
 
+def client_id(name: str) -> str:
+    """What a device with this id calls itself in MQTT: NATS takes no dot in a client id, and no id has a colon."""
+    return name.replace(".", ":")
+
+
 def suggested_id(name: str, key: str) -> str:
     """An id made of a host name and the first characters of a key's fingerprint: "kitchen-pi-3f9a01"."""
     stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40] or "device"

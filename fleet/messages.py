@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import read_address
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID
 from edge.fleet.inventory import Inventory
@@ -39,6 +41,7 @@ FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SETTING = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
@@ -210,7 +213,7 @@ class Telemetry:
     @classmethod
     def read(cls, body: object, where: str = "tel") -> Telemetry:
         def reading(fields: Fields) -> Telemetry:
-            values = fields.table("values", 256, _measured)
+            values = fields.table("values", 256, measured)
             for name in values:
                 text(name, f"{where}.values", 100)
             return cls(values)
@@ -221,7 +224,12 @@ class Telemetry:
         return {"values": self.values}
 
 
-def _measured(value: object, where: str) -> float | int | str | bool:
+def measured(value: object, where: str) -> float | int | str | bool:
+    """A value that is measured or set: a number, a text of at most 1,000 characters, true or false.
+
+    Raises:
+        BadFile: it is something else.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -278,6 +286,32 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Desired:
+    """The arguments of a job `shadow`: what a device should be.
+
+    Attributes:
+        version: counts up; 0 where nothing was ever wanted.
+        settings: numbers, texts and booleans by name, at most 64.
+    """
+
+    version: int = 0
+    settings: dict[str, float | int | str | bool] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: object, where: str = "shadow") -> Desired:
+        def reading(fields: Fields) -> Desired:
+            settings = fields.table("desired", 64, measured)
+            for name in settings:
+                text(name, f"{where}.desired", 64, _SETTING)
+            return cls(fields.integer("version", 0, _MOST_SEQ), settings)
+
+        return _reader(reading, body, where)
+
+    def json(self) -> dict[str, Any]:
+        return {"version": self.version, "desired": self.settings}
+
+
+@dataclass(frozen=True)
 class CertificateRequest:
     """`up/csr`, and `boot/<token>/up`: a certificate is asked for.
 
@@ -326,6 +360,7 @@ class CertificateAnswer:
         certificate: the device's, then the issuing authority's, PEM.
         root: the fleet's root, PEM.
         port: of the broker's main listener, on the host that the device already talks to.
+        addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
     """
 
@@ -336,11 +371,13 @@ class CertificateAnswer:
     root: str = ""
     port: int = 0
     detail: str = ""
+    addresses: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
         def reading(fields: Fields) -> CertificateAnswer:
             state = fields.choice("state", ENROLLMENT_STATES)
+            inner = Fields({"addresses": fields.raw("addresses", [])}, where)
             issued = state == "issued"
             return cls(
                 state=state,
@@ -350,6 +387,7 @@ class CertificateAnswer:
                 root=_pem(fields.raw("root"), f"{where}.root") if issued else "",
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
+                addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
             )
 
         return _reader(reading, body, where)

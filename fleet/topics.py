@@ -40,6 +40,11 @@ def up(device: str, kind: str, *rest: str) -> str:
     return "/".join((ROOT, device, "up", kind, *rest))
 
 
+def all_up(device: str) -> list[str]:
+    """Filters that match all topics on which a device publishes, and no others."""
+    return ["/".join((ROOT, device, "up", kind, *["+"] * count)) for kind, count in _UP_LENGTHS.items()]
+
+
 def down(device: str, kind: str, *rest: str) -> str:
     """down("attic", "ack", "12") -> "f/v1/attic/down/ack/12"."""
     return "/".join((ROOT, device, "down", kind, *rest))

@@ -126,23 +126,28 @@ class BrokerFiles:
         self.write("devices.acl", _DEVICE_RULES.encode())
         self.write("boot.acl", _BOOT_RULES.encode())
 
-    def write_revocations(self, revocation_list: bytes) -> None:
+    def write_revocations(self, revocation_list: bytes) -> bool:
         """Puts a new revocation list in place, PEM: revoked.pem. It counts when the broker has read it again."""
-        self.write("revoked.pem", revocation_list)
+        return self.write("revoked.pem", revocation_list)
 
-    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> None:
+    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> bool:
         """Puts the claim tokens that are open in place: id and `password_hash` of each, in the file tokens."""
         lines = []
         for name, password in passwords:
             if not is_token_id(name) or "\n" in password:
                 raise FleetError(f"{name[:40]!r}: not the id of a claim token")
             lines.append(f"{name}:{password}\n")
-        self.write("tokens", "".join(lines).encode())
+        return self.write("tokens", "".join(lines).encode())
 
-    def write(self, name: str, content: bytes) -> None:
-        with whole_file(self._folder / name) as file:
+    def write(self, name: str, content: bytes) -> bool:
+        """Puts a file in place; returns whether it holds something new."""
+        path = self._folder / name
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        with whole_file(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(content)
+        return True
 
 
 class Mosquitto:

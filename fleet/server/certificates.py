@@ -16,7 +16,7 @@ from edge.fleet.server import enrollment
 from edge.fleet.server.authority import Authority
 from edge.fleet.server.database import Database, Event, audit
 from edge.fleet.server.ingest import Publication, Report
-from edge.fleet.server.link import Link
+from edge.fleet.server.link import BrokerAddress, Link
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -27,14 +27,15 @@ class Certificates:
     """Lets `enrollment` decide, signs what was approved, and tells those who wait for it.
 
     Args:
-        port: of the broker's main listener, which devices are told with their certificate.
+        address: of the broker, which devices are told with their certificate.
     """
 
-    def __init__(self, database: Database, authority: Authority, link: Link, port: int) -> None:
+    def __init__(self, database: Database, authority: Authority, link: Link, address: BrokerAddress) -> None:
         self._database = database
         self._authority = authority
         self._link = link
-        self._port = port
+        self._port = address.port
+        self._addresses = tuple(map(str, address.brokers)) if address.told else ()
         self._signing = threading.Lock()
         self._asking: Counter[str] = Counter()
         self._asking_ends = 0.0
@@ -117,4 +118,4 @@ class Certificates:
             self._link.publish(self._publication(found, topics.down(gateway, "cert")))
 
     def _publication(self, found: CertificateAnswer, topic: str) -> Publication:
-        return self._link.wrap(topic, enrollment.finish(found, self._authority, self._port).json())
+        return self._link.wrap(topic, enrollment.finish(found, self._authority, self._port, self._addresses).json())

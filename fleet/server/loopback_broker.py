@@ -20,7 +20,7 @@ from cryptography import x509
 
 from edge.fleet import topics
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import SERVER_ID, WORKER_IDS
+from edge.fleet.identity import SERVER_ID, WORKER_IDS, client_id
 from edge.fleet.server.broker import Listeners, verify_password
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Loopback:
         name = _common_name(session)
         if name is not None:
             serial = session.ssl_object.getpeercert()["serialNumber"]
-            return name == session.client_id and int(str(serial), 16) not in self._revoked
+            return client_id(name) == session.client_id and int(str(serial), 16) not in self._revoked
         token, secret = session.username, session.password
         known = self._tokens.get(token or "")
         return bool(known and secret and token == session.client_id and verify_password(secret, known))

@@ -20,6 +20,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from edge.fleet.addresses import Address
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import WORKER_IDS
 from edge.fleet.logs import log_to_stderr
@@ -55,6 +56,8 @@ class Orders:
         number: its own, 1 to `workers`.
         folder: of the fleet's state.
         database: URL or path of the registry.
+        brokers: main listeners, "host:port", of which one is as good as another.
+        most_qos: as of `Link`.
         root: certificate of the fleet's root, PEM.
         log, log_json: as of `log_to_stderr`.
     """
@@ -63,8 +66,8 @@ class Orders:
     workers: int
     folder: str
     database: str
-    host: str
-    port: int
+    brokers: tuple[str, ...]
+    most_qos: int
     root: str
     log: str
     log_json: bool
@@ -85,10 +88,17 @@ class Worker:
     def __init__(self, orders: Orders) -> None:
         self.state = State(Path(orders.folder))
         self.database = Database(orders.database)
-        address = BrokerAddress(orders.host, orders.port, 0)
-        name = WORKER_IDS[orders.number - 1]
+        first, *others = (Address.parse(each, 0, "broker") for each in orders.brokers)
         self.link = Link(
-            address, name, orders.identity, orders.root, self._on_connect, self._on_message, 4, self._on_granted
+            BrokerAddress(first.host, first.port, 0, tuple(others)),
+            WORKER_IDS[orders.number - 1],
+            orders.identity,
+            orders.root,
+            self._on_connect,
+            self._on_message,
+            4,
+            self._on_granted,
+            orders.most_qos,
         )
         self.shard = Shard(self.database, self.link, orders.number, orders.workers)
         self.ingest = Ingest(self.database, self.publish, self._flood)
