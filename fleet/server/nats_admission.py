@@ -26,6 +26,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import ssl
 import threading
 import time
@@ -69,6 +70,8 @@ ACCOUNT = "FLEET"
 _SUBJECT = "$SYS.REQ.USER.AUTH"
 _LONGEST_REQUEST = 64 * 1024
 _CONNECT_SECONDS = 15.0
+# The server, and those that share its work. Device ids have no "@", and only our authority signs one.
+_SERVICE = re.compile(re.escape(SERVER_ID) + r"(?:-[0-9]{1,3})?")
 _RETAINED, _MOST_RETAINED = "$MQTT_rmsgs", 16_000_000
 _ACCOUNT_PREFIX, _USER_PREFIX = 0, 20 << 3
 
@@ -212,10 +215,10 @@ def token_grant(token: str) -> Grant:
     return Grant(token, (topics.boot_up(token).replace("/", "."),), (topics.boot_down(token).replace("/", "."),))
 
 
-def server_grant(until: float) -> Grant:
-    """The fleet's own services."""
+def service_grant(name: str, until: float) -> Grant:
+    """One of the fleet's own services."""
     every = (f"{topics.ROOT}/#", "boot/#")
-    return Grant(SERVER_ID, tuple(map(subject, every)), _with_parents(every), until)
+    return Grant(name, tuple(map(subject, every)), _with_parents(every), until)
 
 
 def _with_parents(filters: Sequence[str]) -> tuple[str, ...]:
@@ -254,12 +257,13 @@ def _by_certificate(connection: sa.Connection, knock: Knock, suspended: Callable
     except ValueError as error:
         raise Refused(f"a certificate that cannot be read ({str(error)[:60]})") from error
     name = str(names[0].value) if len(names) == 1 else ""
-    if name != SERVER_ID and not DEVICE_ID.fullmatch(name):
+    service = _SERVICE.fullmatch(name) is not None
+    if not service and not DEVICE_ID.fullmatch(name):
         raise Refused(f"{name[:70]!r}: not the name of a device")
     if knock.client_id != client_id(name):
         raise Refused(f"{name}: says to be {knock.client_id[:70]!r}")
-    if name == SERVER_ID:
-        return server_grant(until)
+    if service:
+        return service_grant(name, until)
     table = tables.certificates
     query = sa.select(table.c.revoked_at).where(table.c.serial == f"{certificate.serial_number:x}")
     row = connection.execute(query).first()
