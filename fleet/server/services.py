@@ -45,6 +45,7 @@ from edge.fleet.server.workers import Workers
 
 if TYPE_CHECKING:
     from edge.fleet.server.loopback_broker import Loopback
+    from edge.fleet.server.nats_admission import Admission
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -83,6 +84,7 @@ class Server:
         self._broker: Mosquitto | Loopback | None = None
         self._reload_command: ReloadCommand | None = None
         self._identity: Path
+        self.admission: Admission | None = None
         self._follower: Follower
         self._roll_called_at: float | None = None
         self._undo = contextlib.ExitStack()
@@ -147,6 +149,8 @@ class Server:
             for extension in self.extensions:
                 extension(self)
             self.link.start()
+            if self.admission is not None:
+                self.admission.limit_retained()
             undo.callback(self.link.stop)
             self.ingest.start()
             undo.callback(self.ingest.stop)
@@ -223,6 +227,7 @@ class Server:
             admission = Admission(addresses, context, signing_key(self.state), self.database, access.is_suspended)
             admission.start()
             undo.callback(admission.stop)
+            self.admission = admission
             self.every(_ROLL_CALL_AGAIN, self._call_roll)
 
     def _link(self) -> Link:
