@@ -9,7 +9,6 @@ the board is sent back to the slot before. The board itself does the same where 
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from edge.fleet.device.models import Outcome
 from edge.fleet.device.trial import Unhealthy, check_finite, label_of, outputs_of, p95, read_reference, scores_of
 from edge.fleet.device.trusted_metadata import TrustedModels, UntrustedUpdate
 from edge.fleet.gates import Measures, parse_gate
+from edge.fleet.slot_header import MANIFEST_BYTES, SlotHeader
 from edge.fleet.variant import Variant
 from edge.runtime.errors import BadFile, BadInput, EdgeError
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.runtime.model import Model
-
-MANIFEST_BYTES = 320
-"""Of a slot image (docs/protocol.md); the board's digest is over what follows."""
-SEQUENCE_AT = 32
-"""Where in it the sequence stands, 32 bits."""
 
 _TOLERANCE = 0.05
 
@@ -153,10 +148,11 @@ class BoardUpdates:
     ) -> Outcome:
         before = None if reference is None or job.rollback else self._answers(device, reference)
         previous = device.info.running_sequence
-        if len(image) <= MANIFEST_BYTES:
-            return Outcome(job.id, "failed", f"{variant.path}: too short for a slot image")
+        try:
+            sequence = SlotHeader.read(image, variant.path).sequence
+        except BadFile as error:
+            return Outcome(job.id, "failed", str(error))
         digest = hashlib.sha256(image[MANIFEST_BYTES:]).digest()[:8]
-        (sequence,) = struct.unpack_from("<I", image, SEQUENCE_AT)
 
         def runs_it() -> bool:
             return bool(device.info.running_sequence == sequence and device.info.model_digest == digest)

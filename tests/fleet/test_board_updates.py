@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from edge.fleet.device.board_update import BoardUpdates
 from edge.fleet.device.bridge_board import BridgeBoard
 from edge.fleet.device.install import UpdateJob
 from edge.fleet.device.trusted_metadata import TrustedModels
+from edge.fleet.inventory import Inventory
+from edge.fleet.server.updates.plan import choose
+from edge.fleet.server.updates.publish import parse_variant, publish
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import BlobStore
 from edge.fleet.variant import Blob, Variant
+from edge.runtime.errors import BadFile, BadInput
 from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
 
 
@@ -153,6 +158,33 @@ def test_the_operator_takes_it_back(fleet: Fleet) -> None:
     third = fleet.publish(5)
     outcome = fleet.updates.update(UpdateJob("j3", third, rollback=True))
     assert outcome is not None and outcome.state == "failed"
+
+
+def test_an_image_says_which_boards_may_take_it(fleet: Fleet, digits_bundle: Path, tmp_path: Path) -> None:
+    def published(image: bytes, word: str, version: str, **options: Any) -> Variant:
+        path = tmp_path / "slot.bin"
+        path.write_bytes(image)
+        asked = [parse_variant(f"{word}={path}")]
+        source = fleet.source
+        return publish(source.repository, source.store, digits_bundle, version=version, variants=asked, **options)[0]
+
+    made = published(fleet.image(4, target="cortex-m4", board="mps2-an386"), "cortex-m4", "4.0")
+    assert (made.kind, made.target, made.board, made.abi) == ("image", "cortex-m4", "mps2-an386", 1)
+    assert "aten::addmm.out" in made.operators or "edge::linear.out" in made.operators, made.operators
+    assert made.path in fleet.source.repository.variants() and fleet.source.repository.variants()[made.path] == made
+    board = Inventory(kind="microcontroller", target="cortex-m4", board="mps2-an386", runtimes={"core": "abi 1"})
+    assert choose([made], board)[0] is made
+    assert "which its firmware lacks" in choose([made], replace(board, operators=("aten::sin.out",)))[1]
+    wrong = fleet.image(5, target="cortex-m4", board="mps2-an386")
+    for image, word, options, told in (
+        (wrong, "cortex-m0", {}, "its target is cortex-m4, not cortex-m0"),
+        (wrong, "cortex-m4@lm3s6965evb", {}, "its board is mps2-an386, not lm3s6965evb"),
+        (wrong, "cortex-m4", {"abi": 2}, "is for programs of ABI 1, not 2"),
+        (b"\0" * 5000, "cortex-m4", {}, "no slot image"),
+        (wrong[:1000], "cortex-m4", {}, "cut short"),
+    ):
+        with pytest.raises((BadFile, BadInput), match=told):
+            published(image, word, "5.0", **options)
 
 
 def test_a_board_as_its_gateway_presents_it(fleet: Fleet) -> None:
