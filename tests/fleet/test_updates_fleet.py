@@ -199,6 +199,24 @@ def test_what_a_killed_server_lost_comes_again_at_its_roll_call(
     until(lambda: not waits(), 5)
 
 
+def test_a_hello_that_comes_again_tells_no_older_story(fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two was lost with the server that should have taken it in, and comes again behind the second."""
+    monkeypatch.setattr(agents, "ROLL_CALL_SECONDS", 0.5)
+    agent = fleet.updating("attic")._agent
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()))
+    take = fleet.server.ingest.offer
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    for sensor in ("first", "second"):
+        agent._describe = lambda sensor=sensor: dataclasses.replace(CORE, sensors=(sensor,))
+        agent.inventory_changed()
+        time.sleep(0.5)
+        fleet.server.ingest.offer = take  # type: ignore[method-assign]
+    until(lambda: fleet.device("attic")["inventory"]["sensors"] == ["second"], 5)
+    fleet.server.send(topics.to_all("roll"), {}, 0)
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()), 5)
+    assert fleet.device("attic")["inventory"]["sensors"] == ["second"]
+
+
 class Hostile:
     """Stands where the server's source stands: what a thief of the server, or of the broker, could give."""
 
