@@ -160,6 +160,55 @@ def test_the_operator_takes_it_back(fleet: Fleet) -> None:
     assert outcome is not None and outcome.state == "failed"
 
 
+def test_a_transfer_that_is_taken_back_ends_and_is_not_activated(fleet: Fleet) -> None:
+    """As the gateway hears it: the cancel is seen on its way in, while the board takes chunk after chunk."""
+    reports: list[Any] = []
+    sent: list[int] = []
+    path = fleet.publish(4)
+
+    def opened() -> Any:
+        device = fleet.open()
+        flash = device.flash
+
+        def watched(image: bytes, progress: Callable[[int, int], object]) -> Any:
+            def passed(done: int, total: int) -> None:
+                sent.append(done)
+                if len(sent) == 3:
+                    board.seen("j2", "model.cancel", {"job": "j1"})
+                progress(done, total)
+
+            return flash(image, passed)
+
+        device.flash = watched
+        return device
+
+    def updates(folder: Path, open_device: Any, model_of: Any, withdrawn: Callable[[str], bool]) -> BoardUpdates:
+        trust = fleet.folder / "device" / "trust"
+        return BoardUpdates(folder, fleet.source, open_device, model_of, trust=trust, withdrawn=withdrawn)
+
+    board = BridgeBoard("mic1", fleet.folder / "device", opened, updates)
+    board.do("j1", "model.update", {"target": path}, reports.append)
+    assert (reports[-1].state, reports[-1].detail) == ("failed", "cancelled by the operator")
+    assert len(sent) == 3 and sent[-1] < len(fleet.image(4)) and fleet.runs() == 3
+    device = fleet.open()
+    assert device.info.trial is None and device.info.active_sequence == 3
+    device.close()
+    board.do("j2", "model.cancel", {"job": "j1"}, reports.append)
+    assert reports[-1].state == "done"
+    # The next rollout goes on where this one ended: the board started again, so at the beginning of a sector.
+    done = sent[-1] // 1024 * 1024
+    sent.clear()
+    board.do("j3", "model.update", {"target": path}, reports.append)
+    assert reports[-1].state == "active" and fleet.runs() == 4 and sent[0] >= done > 0
+
+
+def test_an_image_that_the_board_runs_already_is_not_withdrawn(fleet: Fleet) -> None:
+    path = fleet.publish(4)
+    assert fleet.updates.update(UpdateJob("j1", path)) is not None
+    outcome = fleet.make(fleet.source, withdrawn=lambda job: True).update(UpdateJob("j1", path))
+    assert outcome is not None and outcome.state == "active" and fleet.runs() == 4
+
+
 def test_an_image_says_which_boards_may_take_it(fleet: Fleet, digits_bundle: Path, tmp_path: Path) -> None:
     def published(image: bytes, word: str, version: str, **options: Any) -> Variant:
         path = tmp_path / "slot.bin"
