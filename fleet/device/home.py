@@ -26,10 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import DEVICE_ID, key_fingerprint
 from edge.fleet.messages import CertificateAnswer
-from edge.runtime.errors import BadFile
+from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
 from edge.runtime.whole_file import whole_file
 
@@ -141,6 +142,9 @@ class Home:
     def accept(self, answer: CertificateAnswer, host: str) -> Place:
         """Puts an issued certificate in place, with its key.
 
+        The root of what models are signed with comes along, if the device has none yet: over this connection, of which
+        the claim token says whose it is, and not later over one where anybody could stand in the middle.
+
         Raises:
             FleetError: it is not for the key that waits, not of the authority that came with it, or of another one
                 than the device believed before.
@@ -160,6 +164,11 @@ class Home:
         if certificate.public_key() != key.public_key() or [name.value for name in names] != [answer.device]:
             raise FleetError("a certificate came for another key or device")
         place = Place(answer.device, host, answer.port)
+        if answer.models_root:
+            try:
+                TrustedModels.provision(self.folder / "trust", answer.models_root.encode())
+            except EdgeError as error:
+                raise FleetError(f"a certificate came with a root for models that is not one ({error})") from error
         with whole_file(self.root) as file:
             file.write(answer.root.encode())
         self._write_private(self.identity, _key_bytes(key) + answer.certificate.encode())

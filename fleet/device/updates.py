@@ -166,7 +166,7 @@ class Updates:
             self._go_on.set()
 
     def _trust(self) -> None:
-        """The first root comes over the connection that the fleet's authority vouches for; from it on, roots sign."""
+        """The first root came with the certificate; from a server too old for that it is asked for here."""
         folder = self._agent.home.folder / "trust"
         if (folder / "root.json").exists():
             return

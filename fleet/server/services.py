@@ -100,6 +100,8 @@ class Server:
         self._asking_ends = 0.0
         self._roll_called_at: float | None = None
         self._suspended: dict[str, float] = {}
+        # Gives the root of the metadata that models are signed with, which devices get with their certificates.
+        self.models_root: Callable[[], bytes] = lambda: b""
         self._undo = contextlib.ExitStack()
 
     # What parts of the fleet that live elsewhere (updates, semantics) hook into, before `start`: each is a function
@@ -347,7 +349,7 @@ class Server:
             self.publish(self._publication(found, topics.down(gateway, "cert")))
 
     def _publication(self, found: CertificateAnswer, topic: str) -> Publication:
-        body = enrollment.finish(found, self.authority, self.address.port).json()
+        body = enrollment.finish(found, self.authority, self.address.port, self.models_root()).json()
         return Publication(topic, self._sender.wrap(body).encode(), qos=1)
 
     # Certificates that are taken back.

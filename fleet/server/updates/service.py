@@ -38,6 +38,7 @@ class Updates:
         self._source = open_source(server.state)
         self.rollouts = Rollouts(server.database, selector(server.database))
         self._renew()
+        server.models_root = self._source.repository.trusted_root
         server.ingest.on("job", self._reported)
         server.ingest.on_transient("blob", self._asked)
         server.every(_TICK_SECONDS, self.rollouts.tick)
