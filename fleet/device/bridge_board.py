@@ -111,6 +111,7 @@ class BridgeBoard:
             board=info.board,
             target=info.target,
             models=models,
+            operators=info.operators,
         )
 
     def measure(self) -> dict[str, float | int | str | bool]:
