@@ -87,6 +87,8 @@ class Server:
         self.admission: Admission | None = None
         self._follower: Follower
         self._roll_called_at: float | None = None
+        # Gives the root of the metadata that models are signed with, which devices get with their certificates.
+        self.models_root: Callable[[], bytes] = lambda: b""
         self._undo = contextlib.ExitStack()
 
     # What parts of the fleet that live elsewhere (updates, semantics) hook into, before `start`: each is a function
@@ -130,7 +132,9 @@ class Server:
             access.start(self.address)
             self._admit(access, undo)
             self.link = self._link()
-            certificates = Certificates(self.database, self.authority, self.link, self.address)
+            certificates = Certificates(
+                self.database, self.authority, self.link, self.address, lambda: self.models_root()
+            )
             self.jobs = Jobs(self.database, self.link)
             self._boot_requested = certificates.boot_requested
             self.ingest = Ingest(self.database, self.publish, access.flood)
