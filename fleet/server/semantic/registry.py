@@ -36,5 +36,8 @@ class Registry(Protocol):
     def events(self, after: int) -> Iterable[Event]:
         """The events whose number is above `after`, in order."""
 
+    def first_event(self) -> int:
+        """The number of the oldest event that is kept; 0: there is none."""
+
     def last_event(self) -> int:
         """The number of the newest event; 0: there is none."""

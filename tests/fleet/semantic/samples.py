@@ -75,8 +75,11 @@ class ListRegistry:
     def events(self, after: int) -> Iterable[Event]:
         return [event for event in self.log if event.id > after]
 
+    def first_event(self) -> int:
+        return self.log[0].id if self.log else 0
+
     def last_event(self) -> int:
-        return len(self.log)
+        return self.log[-1].id if self.log else 0
 
 
 # Few words, so that filters hit; and some that try to break out of a literal, an IRI, or the filter's own quotes.
