@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from edge.fleet.server import tables
 from edge.fleet.server.database import Database
@@ -14,6 +15,8 @@ from edge.fleet.server.updates import tables as updates
 
 KINDS = ("device.changed", "device.removed", "model.published", "model.removed")
 _PAGE = 1_000
+# What a match does not look at, and what differs most between devices.
+_NO_CAPABILITIES = ("labels", "models", "boards")
 
 
 class SqlRegistry:
@@ -56,6 +59,18 @@ class SqlRegistry:
                         "groups": groups_of.get(device, []),
                     },
                 )
+
+    def capabilities(self) -> list[tuple[str, str]]:
+        """Ids, in their order, and what `match` looks at, cut out by the database: equal devices have equal texts."""
+        table = tables.devices
+        if self._database.is_sqlite:
+            text: Any = sa.func.json_remove(table.c.inventory, *(f"$.{name}" for name in _NO_CAPABILITIES))
+        else:
+            names = sa.cast(sa.literal("{" + ",".join(_NO_CAPABILITIES) + "}"), ARRAY(sa.Text))
+            text = sa.cast(sa.cast(table.c.inventory, JSONB).op("-")(names), sa.Text)
+        query = sa.select(table.c.id, text).where(table.c.state != "revoked").order_by(table.c.id)
+        with self._database.reading() as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
 
     def models(self) -> list[tuple[str, dict[str, Any]]]:
         table = updates.models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -68,6 +69,10 @@ class ListRegistry:
 
     def devices(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [(subject, body) for (what, subject), body in self.things.items() if what == "device"]
+
+    def capabilities(self) -> list[tuple[str, str]]:
+        kept = [(name, body) for name, body in self.devices() if body.get("state") != "revoked"]
+        return [(name, json.dumps(body["inventory"])) for name, body in sorted(kept)]
 
     def models(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [(subject, body) for (what, subject), body in self.things.items() if what == "model"]
