@@ -407,8 +407,8 @@ class Agent:
         """Asks for the next certificate when it is time to, and again until it comes."""
         due = time.time() >= self.home.renewal_due()
         if due or self.home.waits_for():
-            csr, _, _ = self.home.next_request()
-            self.report("csr", CertificateRequest(csr).json())
+            csr, der, _ = self.home.next_request()
+            self.report("csr", CertificateRequest(csr, vouched=self.home.vouch(der)).json())
             _log.info("%s: asks for its next certificate", self.place.id)
 
     def _certificate_came(self, rest: tuple[str, ...], payload: bytes) -> None:
