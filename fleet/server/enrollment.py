@@ -37,7 +37,7 @@ from edge.fleet.server.database import audit, emit, upsert
 # At most so many requests wait for a person: more are an attack, and are told to try again.
 MOST_PENDING = 10_000
 _MOST_BOARDS = 256
-# A device renews once in 20 days: who asks for more than this in a day, each time with another key, collects certificates.
+# A device renews once in 20 days: who asks for more than this, each time with another key, collects certificates.
 _MOST_RENEWALS, _RENEWALS_SECONDS = 5, 86400.0
 # How long a device may ask with a used token what became of its request.
 _ANSWER_DAYS = 30
@@ -356,8 +356,8 @@ def renew(connection: Connection, authority: Authority, device: str, message: Ce
     copy whose certificate is being taken back. The key of a certificate that is good now has to vouch for the next one.
 
     Raises:
-        Refused: the request is malformed, nothing vouches for its key, which may belong to another device, or the device
-            is revoked or has renewed too often.
+        Refused: the request is malformed, nothing vouches for its key, which may belong to another device, or the
+            device is revoked or has renewed too often.
     """
     checked = read_request(message.csr)
     state = connection.scalar(sa.select(tables.devices.c.state).where(tables.devices.c.id == device))
