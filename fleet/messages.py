@@ -226,10 +226,13 @@ class JobReport:
         def reading(fields: Fields) -> JobReport:
             detail, metrics = fields.raw("detail", ""), fields.raw("metrics", {})
             inner = Fields({"metrics": metrics}, where)
+            figures = inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308))
+            for name in figures:
+                text(name, f"{where}.metrics", 100)
             return cls(
                 state=fields.choice("state", JOB_STATES),
                 detail=text(detail, f"{where}.detail", 1000),
-                metrics=inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308)),
+                metrics=figures,
             )
 
         return _reader(reading, body, where)

@@ -6,8 +6,8 @@ commit each message is answered by `down/ack/<seq>`; one that is well formed but
 wrong, or it would be repeated for ever. Repeats of what was committed are acknowledged and otherwise ignored.
 
 One device cannot crowd out the others: each may have `MOST_WAITING` messages in the queue, and what it sends beyond is
-dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`; and of what one
-sends more slowly, so much is taken in an hour.
+dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`; and of what
+one sends more slowly, so much is taken in an hour.
 """
 
 from __future__ import annotations
