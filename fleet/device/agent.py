@@ -63,6 +63,7 @@ _RESEND_SECONDS = 20.0
 _QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+_MOST_JOBS = 1000
 # A broker that knows one version of MQTT may say nothing at all to the other.
 _ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
@@ -357,7 +358,8 @@ class Agent:
         boot, error = fields.text("boot", 16), fields.raw("error", "")
         if len(rest) != 1 or not rest[0].isdigit():
             raise BadMessage("ack: no number in its topic")
-        self._acks.put((boot, int(rest[0]), str(error)[:500]))
+        told = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:500])
+        self._acks.put((boot, int(rest[0]), told))
         self._wake.set()
 
     def _roll_called(self, rest: tuple[str, ...], payload: bytes) -> None:
@@ -371,9 +373,14 @@ class Agent:
         job = Job.read(Envelope.read(payload, "job").body)
         for seen in self._job_seen:
             seen(rest[0], job)
-        if rest[0] not in self._queued_jobs:
-            self._queued_jobs.add(rest[0])
-            self._jobs.put((rest[0], job))
+        if rest[0] in self._queued_jobs:
+            return
+        # A server that floods, or takes no reports, must fill neither memory nor disk; an honest one sends again.
+        if len(self._queued_jobs) >= _MOST_JOBS or self.outbox.is_full:
+            _log.warning("%s: too much to do, or to tell: a job is not taken now", self.place.id)
+            return
+        self._queued_jobs.add(rest[0])
+        self._jobs.put((rest[0], job))
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
@@ -432,8 +439,8 @@ class Agent:
         """Asks for the next certificate when it is time to, and again until it comes."""
         due = time.time() >= self.home.renewal_due()
         if due or self.home.waits_for():
-            csr, _, _ = self.home.next_request()
-            self.report("csr", CertificateRequest(csr).json())
+            csr, der, _ = self.home.next_request()
+            self.report("csr", CertificateRequest(csr, vouched=self.home.vouch(der)).json())
             _log.info("%s: asks for its next certificate", self.place.id)
 
     def _certificate_came(self, rest: tuple[str, ...], payload: bytes) -> None:

@@ -72,7 +72,8 @@ class MqttSource:
     def _chunk_came(self, rest: tuple[str, ...], payload: bytes) -> None:
         if len(rest) != 2 or not rest[1].isdecimal():
             raise BadMessage("blob: no name and offset in its topic")
-        self._came.put((rest[0], int(rest[1]), payload))
+        if self._asking.locked():  # else nobody waits for it, and nobody would take it away
+            self._came.put((rest[0], int(rest[1]), payload))
 
 
 class Updates:

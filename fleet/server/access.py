@@ -63,6 +63,12 @@ class Access:
         with self._revoking:  # a list must not replace a later one
             self._write_revocations_in_turn()
 
+    def watch_clock(self) -> None:
+        """Replaces a list of the future, which a clock that was ahead left: with it the broker lets nobody in."""
+        if self._last_list() > time.time():
+            _log.warning("the clock was put back: the list of revoked certificates is written anew")
+            self.write_revocations()
+
     def write_tokens(self) -> None:
         with self._database.reading() as connection:
             tokens = sorted(enrollment.open_tokens(connection))
@@ -78,8 +84,18 @@ class Access:
         self._suspended[device] = time.time() + _SUSPEND_SECONDS
         threading.Thread(target=self._suspend, args=(device,), name="suspend", daemon=True).start()
 
+    def _last_list(self) -> float:
+        with self._database.reading() as connection:
+            return float(setting(connection, "revocation_list", 0.0))
+
     def _write_revocations_in_turn(self) -> None:
-        now = time.time()
+        last, now = self._last_list(), time.time()
+        if last > now:  # the clock was put back
+            last = now - 1
+        # Later than the last one by a second, and never in the future: several in a second begin in the past, and
+        # those of a long series wait for their second.
+        issued_at = max(now - _HOUR, last + 1)
+        self._stopping.wait(max(0.0, issued_at - now))
         suspended = [device for device in list(self._suspended) if self.is_suspended(device)]
         with self._database.transaction() as connection:
             revoked = dict(enrollment.revoked(connection))
@@ -87,8 +103,6 @@ class Access:
                 table = tables.certificates
                 query = sa.select(table.c.serial).where(table.c.device.in_(suspended))
                 revoked |= dict.fromkeys(connection.scalars(query), now)
-            # Later than the last one by a second, and never in the future: several in a second begin in the past.
-            issued_at = max(now - _HOUR, setting(connection, "revocation_list", 0.0) + 1)
             set_setting(connection, "revocation_list", issued_at)
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._told = self._reload()
