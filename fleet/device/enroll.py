@@ -47,6 +47,7 @@ def enroll(
     wait: float | None = None,
     note: Callable[[str], None] = lambda text: None,
     stop: threading.Event | None = None,
+    pinned: Callable[[str, int, str], ssl.SSLContext] | None = None,
 ) -> Place | None:
     """Asks for a certificate and waits for it.
 
@@ -57,6 +58,7 @@ def enroll(
         wait: seconds to wait for an operator's approval; None waits without end.
         note: told what happens, in lines for people.
         stop: ends the waiting when it is set.
+        pinned: `pinned_context`, for many devices one that remembers what it gave.
 
     Returns:
         Who the device is now; None if the request still waits when the time is over: ask again with the same token.
@@ -73,7 +75,7 @@ def enroll(
     protocol = mqtt.MQTTv5
     while not stop.is_set():
         try:
-            with _Claim(host, port, token, protocol) as claim:
+            with _Claim(host, port, token, protocol, pinned or pinned_context) as claim:
                 delay, first, attempts = 1.0, False, 0
                 while not stop.is_set():
                     claim.ask(request)
@@ -143,14 +145,21 @@ class _NotLetIn(Refused):
 class _Claim:
     """A connection to the bootstrap listener."""
 
-    def __init__(self, host: str, port: int, token: ClaimToken, protocol: MQTTProtocolVersion) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: ClaimToken,
+        protocol: MQTTProtocolVersion,
+        pinned: Callable[[str, int, str], ssl.SSLContext],
+    ) -> None:
         self._token = token
         self._answers: queue.Queue[CertificateAnswer | ConnectionError | Refused] = queue.Queue()
         self._ready = threading.Event()
         self._refused = ""
         self._sender = Sender()
         self._protocol = protocol
-        context = pinned_context(host, port, token.pin)
+        context = pinned(host, port, token.pin)
         self._client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=token.id, protocol=protocol, reconnect_on_failure=False
         )
