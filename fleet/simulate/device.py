@@ -183,7 +183,6 @@ class SimulatedDevice:
         """Connects after `begin` seconds, and stays connected until `stop`."""
         pause = _SHORTEST_PAUSE
         await self._sleep(begin)
-        self._loop.call_later(random.uniform(0, self._around.every), self._beat)  # noqa: S311
         if self._stopping.is_set():
             return
         if SimulatedUpdates.has_models(self.home):
@@ -260,6 +259,7 @@ class SimulatedDevice:
             connection.publish(topics.up(self.id, "status"), self._online(True), 1)
             if self._said is None:
                 self._say_hello()
+                self._loop.call_later(random.uniform(0, around.every), self._beat)  # noqa: S311
             self._send_waiting(time.monotonic())
             await connection.closed
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 
 from edge.fleet.inventory import Inventory
@@ -49,10 +50,7 @@ def simulated_inventory(device: str, labels: dict[str, str] | None = None) -> In
     chance = random.Random(f"edge {device}")  # noqa: S311 (made up, and the same at each start)
     machine = chance.choices(_MACHINES, [one.weight for one in _MACHINES])[0]
     where = {"building": str(chance.randint(1, _BUILDINGS)), "floor": str(chance.randint(0, _FLOORS - 1))}
-    try:
-        version = metadata.version("edge-deploy")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
+    version = _edge_version()
     return Inventory(
         arch=machine.arch,
         cpu=machine.cpu,
@@ -67,6 +65,14 @@ def simulated_inventory(device: str, labels: dict[str, str] | None = None) -> In
         labels={**where, **(labels or {})},
         target=machine.target,
     )
+
+
+@cache
+def _edge_version() -> str:
+    try:
+        return metadata.version("edge-deploy")
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 class Measurements:

@@ -37,7 +37,7 @@ from edge.runtime.errors import EdgeError
 
 _log = logging.getLogger("edge.fleet.simulate")
 
-_TELL_SECONDS, _TEND_SECONDS = 0.5, 5.0
+_TELL_SECONDS, _TEND_SECONDS = 1.0, 5.0
 _ENROLL_ATTEMPTS, _ENROLL_SECONDS = 8, 60.0
 _END_SECONDS = 10.0
 _CONNECTING, _WORKING, _ENROLLING = 16, 8, 8
@@ -207,7 +207,9 @@ class Worker:
             online += device.online
             waiting += len(device.outbox.waiting)
             dropped += device.outbox.dropped
-            models.update(f"{one.name}:{one.version}" for one in device.models if one.active)
+            for one in device.models:
+                if one.active:
+                    models[f"{one.name}:{one.version}"] += 1
         return {
             **counts,
             "devices": len(self._devices),

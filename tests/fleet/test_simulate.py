@@ -16,7 +16,6 @@ pytest.importorskip("tuf")
 
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
-from edge.fleet.server import registry
 from edge.fleet.server.state import State
 from edge.fleet.server.updates.plan import Plan, parse_steps
 from edge.fleet.simulate.inventories import simulated_inventory
@@ -53,11 +52,7 @@ def test_devices_enroll_report_update_survive_their_broker_and_go(
     fleet.kill_broker()
     killed = time.time()
 
-    def back() -> bool:
-        with fleet.database.reading() as connection:
-            return all(row["last_seen"] > killed and row["online"] for row in registry.describe_all(connection))
-
-    until(back, 60, "not all came back to the new broker")
+    until(lambda: fleet.heard_of(killed) == DEVICES, 60, "not all came back to the new broker")
     told = fleet.end(simulation)
     assert told["devices"] == told["connected"] == told["enrolled"] == DEVICES
     assert told["reconnects"] >= DEVICES and told["refused"] == told["failures"] == told["dropped"] == 0
