@@ -54,10 +54,12 @@ class Access:
     def stop(self) -> None:
         self._stopping.set()
 
-    def revoked(self, event: Event) -> None:
-        """A device's certificates were taken back."""
+    def revoked(self, events: list[Event]) -> None:
+        """Devices' certificates were taken back."""
         self.write_revocations()
-        self._end_session(event.subject)
+        devices = list(dict.fromkeys(event.subject for event in events))
+        # A connection takes hundredths of a second, and others wait for the caller's thread.
+        threading.Thread(target=self._end_sessions, args=(devices,), name="end sessions", daemon=True).start()
 
     def write_revocations(self) -> None:
         with self._revoking:  # a list must not replace a later one
@@ -106,6 +108,11 @@ class Access:
             set_setting(connection, "revocation_list", issued_at)
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._told = self._reload()
+
+    def _end_sessions(self, devices: list[str]) -> None:
+        for device in devices:
+            if not self._stopping.is_set():
+                self._end_session(device)
 
     def _end_session(self, device: str) -> None:
         """Ends a device's session by taking it over: it would last until the connection breaks."""
