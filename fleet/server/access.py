@@ -35,9 +35,7 @@ class Access:
         reload: has the broker read its lists again; returns whether that went well, if it can tell.
     """
 
-    def __init__(
-        self, database: Database, authority: Authority, folder: Path, reload: Callable[[], bool]
-    ) -> None:
+    def __init__(self, database: Database, authority: Authority, folder: Path, reload: Callable[[], bool]) -> None:
         self._database = database
         self._authority = authority
         self._folder = folder

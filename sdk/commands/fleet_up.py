@@ -24,8 +24,12 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus on loopback; 0: none.  [default: 9464]")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Another name or address of this machine.")
 @click.option("--broker", metavar="URL", help="Use another broker: mqtts://a:8883,b:8883; '' for our own again.")
-@click.option("--boot", metavar="URL", help="Its listeners for devices that enroll.  [default: --boot-port of its hosts]")
-@click.option("--broker-reload", metavar="COMMAND", help="Has another broker read its files again; runs without a shell.")
+@click.option(
+    "--boot", metavar="URL", help="Its listeners for devices that enroll.  [default: --boot-port of its hosts]"
+)
+@click.option(
+    "--broker-reload", metavar="COMMAND", help="Has another broker read its files again; runs without a shell."
+)
 @click.option("--nats", metavar="URL", help="Let a NATS cluster ask who may come in: nats://a:8885,b:8885.")
 @click.option("--db", "database", metavar="URL", help="Use PostgreSQL: postgresql://user@host/name.")
 @click.option("--sparql", metavar="URL", help="Use a SPARQL endpoint instead of the store in the folder.")
@@ -48,6 +52,8 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     place = State.create(state)
     said = {name: value for name, value in given.items() if value not in (None, ())}
     settings = dataclasses.replace(place.settings(), **said)
+    if not settings.broker and any(said.get(name) for name in ("boot", "broker_reload", "nats")):
+        raise click.UsageError("--boot, --broker-reload and --nats go with --broker: our own broker needs none of them")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -17,8 +17,10 @@ import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
 
-nats = pytest.importorskip("nats")
+pytest.importorskip("nats")
 pytest.importorskip("tuf")
+
+import nats
 
 from edge.fleet.device.agent import Agent
 from edge.fleet.identity import SERVER_ID, client_id
@@ -99,9 +101,7 @@ class Ear:
         path.write_bytes(fleet.server.authority.service()[0])
         # The server itself has the session of its name; any other name that begins so is a service too.
         fleet.server.link.stop()
-        self.client = Client(
-            node.at.port, fleet.server.authority.root_pem, path, SERVER_ID, protocol=mqtt.MQTTv311
-        )
+        self.client = Client(node.at.port, fleet.server.authority.root_pem, path, SERVER_ID, protocol=mqtt.MQTTv311)
         assert self.client.got_in()
         assert self.client.subscribe("f/v1/+/up/#") and self.client.subscribe("boot/+/up")
 
@@ -202,15 +202,15 @@ def test_a_device_reaches_neither_the_servers_port_nor_the_clusters(fleet: NatsF
         with pytest.raises(Exception, match="(?i)authorization violation|timeout|EOF"):
             asyncio.run(connect(**login))
     for secret in ("", ',"user":"edge","pass":"guess"'):
-        with socket.create_connection((node.at.host, node.at.port + 3), 5) as plain:
-            with context.wrap_socket(plain) as tls:
-                tls.sendall(b'CONNECT {"verbose":false,"name":"x"%s}\r\n' % secret.encode())
-                tls.sendall(b'INFO {"server_id":"NX","server_name":"x","cluster":"edge"}\r\nPING\r\n')
-                said = b""
-                with contextlib.suppress(OSError):
-                    while data := tls.recv(65536):
-                        said += data
-                assert b"Authorization Violation" in said and b"PONG" not in said, said[:300]
+        plain = socket.create_connection((node.at.host, node.at.port + 3), 5)
+        with context.wrap_socket(plain) as tls:
+            tls.sendall(b'CONNECT {"verbose":false,"name":"x"%s}\r\n' % secret.encode())
+            tls.sendall(b'INFO {"server_id":"NX","server_name":"x","cluster":"edge"}\r\nPING\r\n')
+            said = b""
+            with contextlib.suppress(OSError):
+                while data := tls.recv(65536):
+                    said += data
+            assert b"Authorization Violation" in said and b"PONG" not in said, said[:300]
 
 
 def test_a_revoked_device_is_out_within_five_seconds(fleet: NatsFleet) -> None:
@@ -224,9 +224,7 @@ def test_a_revoked_device_is_out_within_five_seconds(fleet: NatsFleet) -> None:
     until(lambda: not agent.connected.is_set(), 5, "its session goes on")
     print(f"its session ended after {time.monotonic() - began:.2f} s")
     for node in rival:
-        client = Client(
-            node.at.port, fleet.server.authority.root_pem, home.identity, "thief", protocol=mqtt.MQTTv311
-        )
+        client = Client(node.at.port, fleet.server.authority.root_pem, home.identity, "thief", protocol=mqtt.MQTTv311)
         assert not client.got_in(3)
         client.close()
     assert not agent.connected.is_set()
@@ -303,7 +301,9 @@ def test_a_node_dies_in_a_rollout_and_nothing_is_lost(
         fleet.cluster.kill(victim)
         assert fleet.rollouts.show(rollout)["state"] == "running"
         until(lambda: fleet.rollouts.show(rollout)["state"] == "done", 60)
-        print(f"rollout done {time.monotonic() - began:.1f} s after the kill, {len(affected)} devices were on that node")
+        print(
+            f"rollout done {time.monotonic() - began:.1f} s after the kill, {len(affected)} devices were on that node"
+        )
         assert fleet.rollouts.show(rollout)["devices"] == {"active": len(names)}
         assert {_version(updates) for updates in devices.values()} == {"2.0"}
         assert fleet.server.link._broker != victim.at
