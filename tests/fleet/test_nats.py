@@ -169,7 +169,7 @@ def test_who_does_not_get_in(fleet: NatsFleet) -> None:
     def gets_in(port: int, certificate: Path | None, name: str, login: tuple[str, str] | None = None) -> bool:
         client = Client(port, root, certificate, name, login, protocol=mqtt.MQTTv311)
         found = client.got_in(5)
-        client.close()
+        client.mqtt.disconnect()
         return found
 
     for certificate in (foreign, expired, None):
@@ -216,17 +216,16 @@ def test_a_device_reaches_neither_the_servers_port_nor_the_clusters(fleet: NatsF
 def test_a_revoked_device_is_out_within_five_seconds(fleet: NatsFleet) -> None:
     updates = fleet.updating("thief")
     home = updates._agent.home
-    rival = fleet.cluster.nodes
     began = time.monotonic()
     with fleet.database.transaction() as connection:
         enrollment.revoke(connection, "thief", "ana@desk")
     agent = updates._agent
     until(lambda: not agent.connected.is_set(), 5, "its session goes on")
     print(f"its session ended after {time.monotonic() - began:.2f} s")
-    for node in rival:
+    for node in fleet.cluster.nodes:
         client = Client(node.at.port, fleet.server.authority.root_pem, home.identity, "thief", protocol=mqtt.MQTTv311)
         assert not client.got_in(3)
-        client.close()
+        client.mqtt.disconnect()
     assert not agent.connected.is_set()
 
 
