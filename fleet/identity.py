@@ -25,6 +25,10 @@ DEVICE_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 SERVER_ID = "@server"
 """Common name and client id of the fleet's own services; no device id can be equal to it."""
 
+MOST_WORKERS = 32
+WORKER_IDS = tuple(f"{SERVER_ID}-{number}" for number in range(1, MOST_WORKERS + 1))
+"""The same for the processes among which a server divides its devices; the broker knows as many."""
+
 EVERYONE = "all"
 """The topic segment that every device reads; not an id either."""
 

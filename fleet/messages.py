@@ -41,6 +41,7 @@ FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SETTING = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
@@ -70,6 +71,8 @@ class Envelope:
             BadMessage: it is too large, no UTF-8, no JSON, too deep, of another version, or a field is wrong.
         """
         value = parse(payload, where)
+        if isinstance(value, dict) and (plain := cls._plain(value)) is not None:
+            return plain
         try:
             fields = Fields(value, where)
             fields.integer("v", VERSION, VERSION)
@@ -84,6 +87,24 @@ class Envelope:
             )
         except BadFile as error:
             raise BadMessage(str(error)) from error
+
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> Envelope | None:
+        """The same of what is right at a glance, as nearly all is: finding words for what is wrong costs more."""
+        boot, seq, at, body = value.get("boot"), value.get("seq"), value.get("at"), value.get("body")
+        if (
+            value.get("v") == VERSION
+            and type(value["v"]) is int
+            and type(boot) is str
+            and _BOOT.fullmatch(boot)
+            and type(seq) is int
+            and 0 < seq <= _MOST_SEQ
+            and type(at) is float
+            and 0 <= at <= 2**40
+            and type(body) is dict
+        ):
+            return cls(boot, seq, at, body)
+        return None
 
     def encode(self) -> bytes:
         """The bytes of the message.
@@ -106,7 +127,8 @@ def parse(payload: bytes, where: str) -> object:
         value: object = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{where}: not JSON in UTF-8 ({str(error)[:80]})") from error
-    _check(value, where, DEEPEST)
+    if payload.count(b"{") + payload.count(b"[") > DEEPEST or _LARGE.search(payload):
+        _check(value, where, DEEPEST)
     return value
 
 
@@ -129,6 +151,10 @@ def _no_constant(word: str) -> float:
 # Made once: json.loads and json.dumps make one a call where they are given options.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+# What is written with fewer digits than these fits 64 bits, or a float.
+_LARGE = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 
 
 def _check(value: object, where: str, levels: int) -> None:
@@ -187,7 +213,7 @@ class Telemetry:
     @classmethod
     def read(cls, body: object, where: str = "tel") -> Telemetry:
         def reading(fields: Fields) -> Telemetry:
-            values = fields.table("values", 256, _measured)
+            values = fields.table("values", 256, measured)
             for name in values:
                 text(name, f"{where}.values", 100)
             return cls(values)
@@ -198,7 +224,12 @@ class Telemetry:
         return {"values": self.values}
 
 
-def _measured(value: object, where: str) -> float | int | str | bool:
+def measured(value: object, where: str) -> float | int | str | bool:
+    """A value that is measured or set: a number, a text of at most 1,000 characters, true or false.
+
+    Raises:
+        BadFile: it is something else.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -252,6 +283,32 @@ class Job:
 
     def json(self) -> dict[str, Any]:
         return {"kind": self.kind, "arguments": self.arguments}
+
+
+@dataclass(frozen=True)
+class Desired:
+    """The arguments of a job `shadow`: what a device should be.
+
+    Attributes:
+        version: counts up; 0 where nothing was ever wanted.
+        settings: numbers, texts and booleans by name, at most 64.
+    """
+
+    version: int = 0
+    settings: dict[str, float | int | str | bool] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: object, where: str = "shadow") -> Desired:
+        def reading(fields: Fields) -> Desired:
+            settings = fields.table("desired", 64, measured)
+            for name in settings:
+                text(name, f"{where}.desired", 64, _SETTING)
+            return cls(fields.integer("version", 0, _MOST_SEQ), settings)
+
+        return _reader(reading, body, where)
+
+    def json(self) -> dict[str, Any]:
+        return {"version": self.version, "desired": self.settings}
 
 
 @dataclass(frozen=True)

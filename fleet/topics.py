@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID, is_token_id
 
 ROOT = "f/v1"
 EVERY_UP = f"{ROOT}/+/up/#"
+EVERY_DOWN = f"{ROOT}/+/down/#"
 EVERY_BOOT = "boot/+/up"
+EVERY_REQUEST = f"{ROOT}/+/up/csr"
 _REST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _UP_LENGTHS = {"hello": 0, "status": 0, "tel": 0, "job": 1, "fl": 2, "td": 0, "csr": 0, "blob": 0}
 
@@ -52,6 +55,11 @@ def everything_down(device: str) -> str:
     return f"{ROOT}/{device}/down/#"
 
 
+def everything_up(device: str) -> str:
+    """The filter for all that a device says."""
+    return f"{ROOT}/{device}/up/#"
+
+
 def to_all(kind: str, *rest: str) -> str:
     """to_all("fl", "9") -> "f/v1/all/fl/9"; "all" is no device: the broker lets none have topics of that name."""
     return "/".join((ROOT, "all", kind, *rest))
@@ -65,6 +73,7 @@ def boot_down(token: str) -> str:
     return f"boot/{token}/down"
 
 
+@lru_cache(maxsize=10_000)
 def parse_up(topic: str) -> Up:
     """Takes apart the topic of a device's message.
 

@@ -29,6 +29,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
 from edge.fleet.device.outbox import Outbox
+from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
@@ -51,6 +52,7 @@ from edge.runtime.errors import EdgeError
 from edge.runtime.fields import Fields
 
 _log = logging.getLogger("edge.fleet.agent")
+_every_log = logging.getLogger("edge.fleet")
 
 KEEPALIVE_SECONDS = 60
 # Messages on their way at once; what was not acknowledged is sent again after a while, in case it was dropped.
@@ -130,7 +132,10 @@ class Agent:
         self._asked_at = 0.0
         self.on_job("ping", _ping)
         self.on_job("hello", self._hello)
-        self.on_job("shadow", _shadow)
+        self.shadow = DeviceShadow(home.folder)
+        self.shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, heartbeat)
+        self.shadow.obey("log", log_level_of, _every_log.setLevel, _every_log.level)
+        self.on_job("shadow", self._take_shadow)
 
     # For the parts of edge that add to the agent.
 
@@ -248,12 +253,12 @@ class Agent:
 
     def _serve(self, client: mqtt.Client) -> None:
         deadline = time.monotonic() + _ANSWER_SECONDS
-        next_beat = next_renewal = 0.0
+        next_renewal, last_beat, jitter = 0.0, -1e9, 1.0
         while not self._stop.is_set() and not self._lost.is_set():
             now = time.monotonic()
             if self.connected.is_set():
-                if now >= next_beat:
-                    next_beat = now + self._heartbeat * random.uniform(0.9, 1.1)  # noqa: S311
+                if now >= last_beat + jitter * self._heartbeat:
+                    last_beat, jitter = now, random.uniform(0.9, 1.1)  # noqa: S311
                     self._beat()
                 if now >= next_renewal:
                     next_renewal = now + _RENEWAL_SECONDS
@@ -262,6 +267,8 @@ class Agent:
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
                     client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+                    self._sent.clear()  # the server was away: what was on its way may not have come
+                next_beat = last_beat + jitter * self._heartbeat
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
@@ -380,6 +387,10 @@ class Agent:
 
     def _do(self, name: str, job: Job) -> None:
         def report(state: JobReport) -> None:
+            if state.state in FINAL_JOB_STATES:
+                # Who hears that it has ended must know what it changed: the next rollout notes what a device has.
+                with contextlib.suppress(OSError, EdgeError):  # a board that does not answer now
+                    self.inventory_changed()
             # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
             self.report(f"job/{name}", state.json())
             self.outbox.note_job(name, state.state)
@@ -407,6 +418,14 @@ class Agent:
         self._say_hello()
         report(JobReport("done"))
 
+    def _take_shadow(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        news = self.shadow.apply(arguments)
+        report(JobReport("done", "" if news else "something newer was applied before"))
+
+    def _set_heartbeat(self, seconds: float) -> None:
+        self._heartbeat = seconds
+        self._wake.set()
+
     # The certificate.
 
     def _renew(self) -> None:
@@ -431,8 +450,3 @@ class Agent:
 
 def _ping(job: str, arguments: dict[str, Any], report: Report) -> None:
     report(JobReport("done", "here"))
-
-
-def _shadow(job: str, arguments: dict[str, Any], report: Report) -> None:
-    """The desired state is taken down by the job itself; what follows from it is the business of whoever handles it."""
-    report(JobReport("done"))

@@ -8,7 +8,8 @@ labels.json    the labels that the device gives itself: {"building": "7"}
 trust/         what the fleet signs its models with: see `edge.fleet.device.trusted_metadata`
 models/        see `edge.fleet.device.models`
 inputs/        what models saw, kept to try new ones on: see `edge.fleet.device.inputs`
-    outbox.sqlite  messages that were not acknowledged
+outbox.sqlite  messages that were not acknowledged
+shadow.json    what the operator wants the device to be: see `edge.fleet.device.shadow`
 """
 
 from __future__ import annotations
@@ -133,7 +134,8 @@ class Home:
 
     def reset(self) -> None:
         """Forgets which fleet the device belonged to, its key, and what it had to say there."""
-        for path in (self._place, self.identity, self.root, self._next_key, *self.folder.glob("outbox.sqlite*")):
+        files = (self._place, self.identity, self.root, self._next_key, self.folder / "shadow.json")
+        for path in (*files, *self.folder.glob("outbox.sqlite*")):
             path.unlink(missing_ok=True)
         for path in (self.folder / "trust").glob("*.json"):  # what the other fleet signs its models with
             path.unlink(missing_ok=True)

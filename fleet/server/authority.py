@@ -140,10 +140,10 @@ class Authority:
         device_id(device)
         return self._issue(request.public_key, request.key, device, days, _CLIENT)
 
-    def service(self, days: float = _BROKER_DAYS) -> tuple[bytes, Issued]:
-        """A new key and a client certificate for the fleet's own services, PEM, in one piece: key, then chain."""
+    def service(self, name: str = SERVER_ID, days: float = _BROKER_DAYS) -> tuple[bytes, Issued]:
+        """A new key and a client certificate for one of the fleet's own services, PEM: key, then chain."""
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = self._issue(key.public_key(), key_fingerprint(key.public_key()), SERVER_ID, days, _CLIENT)
+        issued = self._issue(key.public_key(), key_fingerprint(key.public_key()), name, days, _CLIENT)
         return _key_bytes(key) + (issued.pem + self.issuing_pem).encode(), issued
 
     def stand_in(self, device: str) -> bytes:

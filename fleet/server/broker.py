@@ -46,7 +46,7 @@ from pathlib import Path
 
 from edge.fleet import topics
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import SERVER_ID, is_token_id
+from edge.fleet.identity import SERVER_ID, WORKER_IDS, is_token_id
 from edge.fleet.messages import LONGEST
 from edge.runtime.whole_file import whole_file
 
@@ -58,6 +58,9 @@ _LONGEST_PACKET = LONGEST + 1024
 _ITERATIONS = 1
 _UP_SECONDS, _STOP_SECONDS = 10.0, 5.0
 
+_WORKER_RULES = "".join(
+    f"user {name}\ntopic read {topics.EVERY_UP}\ntopic write {topics.EVERY_DOWN}\n" for name in WORKER_IDS
+)
 _DEVICE_RULES = f"""\
 # The fleet's own services.
 user {SERVER_ID}
@@ -65,6 +68,8 @@ topic readwrite {topics.ROOT}/#
 topic readwrite boot/#
 topic read $SYS/#
 
+# Those that share its work: what devices say, and what they are answered.
+{_WORKER_RULES}
 # Each device, under its own name only. %u is the common name of its certificate.
 pattern write {topics.ROOT}/%u/up/#
 pattern read {topics.ROOT}/%u/down/#

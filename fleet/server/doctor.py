@@ -19,6 +19,7 @@ from edge.fleet.server.database import Database, setting
 from edge.fleet.server.reload_command import SETTING
 from edge.fleet.server.running import running_pid
 from edge.fleet.server.state import NATS_PORT, Settings, State
+from edge.fleet.server.workers import read_reports
 from edge.runtime.fields import reason
 
 
@@ -57,9 +58,27 @@ def examine(folder: Path) -> list[Finding]:
         findings.append(Finding("registry", False, str(error)))
     pid = running_pid(state)
     findings.append(Finding("server", True, f"runs, process {pid}" if pid else "does not run (edge fleet up)"))
+    findings.extend(_workers(state) if pid else [])
     free = shutil.disk_usage(folder).free
     findings.append(Finding("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free at {folder}"))
     return findings
+
+
+def _workers(state: State) -> list[Finding]:
+    """The running server's, if it has any: it says every few seconds how they do."""
+    try:
+        reports = read_reports(state)
+    except FleetError as error:
+        return [Finding("workers", False, str(error))]
+    down = [report for report in reports if not report.up]
+    if not reports:
+        return []
+    restarts = sum(report.restarts for report in reports)
+    detail = f"{len(reports)} run, {restarts} restarts"
+    if down:
+        names = ", ".join(str(report.worker) for report in down)
+        detail = f"not connected: {names} of {len(reports)}: the server's log says why"
+    return [Finding("workers", not down, detail)]
 
 
 def _program() -> Finding:

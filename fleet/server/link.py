@@ -24,6 +24,7 @@ from edge.runtime.whole_file import whole_file
 _log = logging.getLogger("edge.fleet.server")
 
 _UP_SECONDS = 30
+_READ_BYTES = 16_384  # a TLS record has no more
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,31 @@ def write_identity(path: Path, identity: bytes) -> None:
         file.write(identity)
 
 
+class _ReadAhead(ssl.SSLSocket):
+    """Takes what has come in one read, and gives it out in the pieces that are asked for.
+
+    paho asks for a packet's first byte, its length byte by byte, and the rest: four calls of OpenSSL a message.
+    """
+
+    _ahead = b""
+    _given = 0
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        left = len(self._ahead) - self._given
+        if not left:
+            if buflen >= _READ_BYTES:
+                return super().recv(buflen, flags)
+            self._ahead, self._given = super().recv(_READ_BYTES, flags), 0
+            left = len(self._ahead)
+        start = self._given
+        self._given += min(buflen, left)
+        return self._ahead[start : self._given]
+
+    def pending(self) -> int:
+        """Bytes that can be had without waiting: paho does not wait for the socket if there are some."""
+        return len(self._ahead) - self._given + super().pending()
+
+
 def trust(root: str, identity: Path) -> ssl.SSLContext:
     """TLS to a broker with a certificate of our authority: nobody else has one for servers, whatever its name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -89,6 +115,7 @@ class Link:
         on_connect: called after each connection, on the network thread: it subscribes.
         on_message: called with topic and payload, on the network thread.
         longest_pause: seconds between two attempts, at most.
+        on_granted: called with the number of a subscription, and whether any of it was refused, on the network thread.
         most_qos: 0 if the broker is to take no message at QoS 1, which costs a NATS cluster writes to three disks.
     """
 
@@ -101,6 +128,7 @@ class Link:
         on_connect: Callable[[], None],
         on_message: Callable[[str, bytes], None],
         longest_pause: int,
+        on_granted: Callable[[int, bool], None] | None = None,
         most_qos: int = 1,
     ) -> None:
         self.connected = threading.Event()
@@ -114,7 +142,9 @@ class Link:
         self._broker = address.brokers[0]
         # MQTT 3.1.1, whose packets cost less to read and write.
         self._client = client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311)
-        client.tls_set_context(trust(root, identity))
+        context = trust(root, identity)
+        context.sslsocket_class = _ReadAhead
+        client.tls_set_context(context)
         client.reconnect_delay_set(1, longest_pause)
         client.max_inflight_messages_set(1000)
         client.max_queued_messages_set(20_000)
@@ -122,6 +152,8 @@ class Link:
         client.on_disconnect = self._on_disconnect
         client.on_connect_fail = lambda *_: self._take_next()
         client.on_message = self._on_message
+        if on_granted is not None:
+            client.on_subscribe = lambda _c, _u, packet, codes, _p: on_granted(packet, any(c.is_failure for c in codes))
 
     def start(self) -> None:
         """Connects, and returns when that is done.
@@ -145,9 +177,12 @@ class Link:
         """Asks for messages, each at most once: that is enough, because devices repeat what is not acknowledged.
 
         Returns:
-            The number under which the broker answers.
+            The number under which the broker answers; None if it is not there.
         """
         return self._client.subscribe([(name, 0) for name in filters])[1]
+
+    def unsubscribe(self, filters: list[str]) -> None:
+        self._client.unsubscribe(filters)
 
     def publish(self, publication: Publication) -> None:
         """Publishes, if the broker is there; what matters is in the database and is sent again."""

@@ -26,7 +26,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import ssl
 import threading
 import time
@@ -54,7 +53,7 @@ from nats.aio.msg import Msg
 from edge.fleet import topics
 from edge.fleet.addresses import Address
 from edge.fleet.errors import FleetError, Refused
-from edge.fleet.identity import DEVICE_ID, SERVER_ID, client_id, is_token_id
+from edge.fleet.identity import DEVICE_ID, SERVER_ID, WORKER_IDS, client_id, is_token_id
 from edge.fleet.server import enrollment, tables
 from edge.fleet.server.broker import verify_password
 from edge.fleet.server.database import Database
@@ -71,8 +70,6 @@ ACCOUNT = "FLEET"
 _SUBJECT = "$SYS.REQ.USER.AUTH"
 _LONGEST_REQUEST = 64 * 1024
 _CONNECT_SECONDS = 15.0
-# The server, and those that share its work. Device ids have no "@", and only our authority signs one.
-_SERVICE = re.compile(re.escape(SERVER_ID) + r"(?:-[0-9]{1,3})?")
 _RETAINED, _MOST_RETAINED = "$MQTT_rmsgs", 16_000_000
 _ACCOUNT_PREFIX, _USER_PREFIX = 0, 20 << 3
 
@@ -224,6 +221,11 @@ def service_grant(name: str, until: float) -> Grant:
     return Grant(name, tuple(map(subject, every)), _with_parents(every), until)
 
 
+def worker_grant(name: str, until: float) -> Grant:
+    """Those that share its work: what devices say, and what they are answered."""
+    return Grant(name, (subject(topics.EVERY_DOWN),), _with_parents((topics.EVERY_UP,)), until)
+
+
 def _with_parents(filters: Sequence[str]) -> tuple[str, ...]:
     """MQTT's "a/#" is also "a", for which NATS makes a second subscription."""
     return tuple(one for each in filters for one in (subject(each), subject(each).removesuffix(".>")))
@@ -260,13 +262,14 @@ def _by_certificate(connection: sa.Connection, knock: Knock, suspended: Callable
     except ValueError as error:
         raise Refused(f"a certificate that cannot be read ({str(error)[:60]})") from error
     name = str(names[0].value) if len(names) == 1 else ""
-    service = _SERVICE.fullmatch(name) is not None
-    if not service and not DEVICE_ID.fullmatch(name):
+    if name not in (SERVER_ID, *WORKER_IDS) and not DEVICE_ID.fullmatch(name):
         raise Refused(f"{name[:70]!r}: not the name of a device")
     if knock.client_id != client_id(name):
         raise Refused(f"{name}: says to be {knock.client_id[:70]!r}")
-    if service:
+    if name == SERVER_ID:
         return service_grant(name, until)
+    if name in WORKER_IDS:
+        return worker_grant(name, until)
     table = tables.certificates
     query = sa.select(table.c.revoked_at).where(table.c.serial == f"{certificate.serial_number:x}")
     row = connection.execute(query).first()

@@ -3,6 +3,9 @@
     devices ⇄ broker ⇄ Link [network thread] ─► Ingest ─► database ─► acknowledgement
                                             ◄─ Jobs, Certificates, Access ◄─ Follower ◄─ outbox ◄─ operators' commands
 
+With workers, each of them is such a link, ingest and database connection in a process of its own, for the devices of
+one shard; the server itself then takes in only what is done with the authority's key: requests for certificates.
+
 Commands such as `edge fleet approve` only change the database; the follower's thread sees that in the outbox and does
 the rest: it signs certificates, rewrites the broker's list of revocations and of tokens, ends sessions, sends jobs.
 """
@@ -37,6 +40,8 @@ from edge.fleet.server.link import BrokerAddress, Link, external, trust, write_i
 from edge.fleet.server.reload_command import ReloadCommand
 from edge.fleet.server.running import only_one
 from edge.fleet.server.state import NATS_PORT, Settings, State
+from edge.fleet.server.worker import FLOODED
+from edge.fleet.server.workers import Workers
 
 if TYPE_CHECKING:
     from edge.fleet.server.loopback_broker import Loopback
@@ -46,6 +51,7 @@ _log = logging.getLogger("edge.fleet.server")
 
 _HOUR = 3600.0
 _KEEP_REPORTS_DAYS = 30
+_REPORT_SECONDS = 5.0
 # Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
 _ROLL_CALL_SECONDS = 2 * ROLL_CALL_SECONDS
 # With a node of a cluster die the last wills of its devices: who did not come back is found by asking.
@@ -73,6 +79,7 @@ class Server:
         self.address: BrokerAddress
         self.link: Link
         self.jobs: Jobs
+        self.workers: Workers | None = None
         self.started_at = time.time()
         self._broker: Mosquitto | Loopback | None = None
         self._reload_command: ReloadCommand | None = None
@@ -137,6 +144,7 @@ class Server:
             self.every(30, access.write_tokens)
             self.every(_HOUR, self._prune)
             self.every(1, self._end_roll_call)
+            self.follow(FLOODED, lambda event: access.flood(event.subject))
             self.every(RESEND_SECONDS / 2, self.jobs.resend)
             for extension in self.extensions:
                 extension(self)
@@ -147,6 +155,11 @@ class Server:
             self.ingest.start()
             undo.callback(self.ingest.stop)
             certificates.sign()
+            if self._shared:
+                self.workers = workers = Workers(self.state, self.settings, self.address, self.authority)
+                self.every(_REPORT_SECONDS, workers.write_reports)
+                undo.callback(workers.stop)
+                workers.start()
             self._follower.start(last_event)
             undo.callback(self._follower.stop)
             undo.callback(access.stop)
@@ -202,15 +215,11 @@ class Server:
             return self._reload_command()
         return True
 
-    @property
-    def _on_nats(self) -> bool:
-        return bool(self.settings.nats and self.settings.broker)
-
     def _admit(self, access: Access, undo: contextlib.ExitStack) -> None:
         """Answers a NATS cluster's questions about who may come in: the server itself, to begin with."""
         self._identity = self.state.broker / "server.pem"
         write_identity(self._identity, self.authority.service()[0])
-        if self._on_nats:
+        if self.settings.on_nats:
             from edge.fleet.server.nats_admission import Admission, signing_key
 
             addresses = parse_url(self.settings.nats, NATS_PORT, "--nats", "nats")
@@ -225,12 +234,26 @@ class Server:
         root = self.authority.root_pem
         # Where there are several, the next one is tried: waiting long helps nobody.
         longest_pause = 4 if self._broker or self.address.others else 30
-        most_qos = 0 if self._on_nats else 1
         return Link(
-            self.address, SERVER_ID, self._identity, root, self._on_connect, self._on_message, longest_pause, most_qos
+            self.address,
+            SERVER_ID,
+            self._identity,
+            root,
+            self._on_connect,
+            self._on_message,
+            longest_pause,
+            most_qos=self.settings.most_qos,
         )
 
+    @property
+    def _shared(self) -> bool:
+        """Whether devices are divided among workers: one would have all, as the server itself."""
+        return self.settings.workers > 1
+
     def _on_connect(self) -> None:
+        if self._shared:  # who call their devices themselves
+            self.link.subscribe([topics.EVERY_REQUEST, topics.EVERY_BOOT])
+            return
         self.link.subscribe([topics.EVERY_UP, topics.EVERY_BOOT])
         self._call_roll()
 

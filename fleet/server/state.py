@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from edge.fleet.addresses import Address, parse_url
 from edge.fleet.errors import FleetError
+from edge.fleet.identity import MOST_WORKERS
 from edge.runtime.errors import BadFile
-from edge.runtime.fields import Fields, text
+from edge.runtime.fields import Fields, integer, text
 from edge.runtime.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Settings:
         metrics_port: of Prometheus metrics on loopback; 0 is none.
         names: host names and addresses, beside this machine's own, that the broker's certificate is valid for.
         sparql: URL of a SPARQL endpoint, or "" for the store in the folder.
+        workers: among how many processes of their own the devices are divided; 0 or 1: none.
     """
 
     database: str = ""
@@ -48,6 +50,16 @@ class Settings:
     metrics_port: int = 9464
     names: tuple[str, ...] = ()
     sparql: str = ""
+    workers: int = 0
+
+    @property
+    def on_nats(self) -> bool:
+        return bool(self.nats and self.broker)
+
+    @property
+    def most_qos(self) -> int:
+        """At which QoS the fleet's own services publish: at 1 a NATS cluster writes each message to three disks."""
+        return 0 if self.on_nats else 1
 
     def boot_addresses(self, host: str = "") -> tuple[Address, ...]:
         """Where devices enroll.
@@ -87,7 +99,12 @@ class State:
         self.tuf = folder / "tuf"
         self.semantic = folder / "semantic"
         self.registry = folder / "registry.sqlite"
+        self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
+
+    def worker_identity(self, number: int) -> Path:
+        """The file with a worker's key and certificate."""
+        return self.broker / f"worker-{number}.pem"
 
     @classmethod
     def create(cls, folder: Path) -> State:
@@ -142,6 +159,7 @@ class State:
                 metrics_port=fields.integer("metrics_port", 0, 65535),
                 names=fields.items("names", 64, lambda value, at: str(value)),
                 sparql=fields.text("sparql", 1000),
+                workers=integer(fields.raw("workers", 0), f"{where}.workers", 0, MOST_WORKERS),
             )
             fields.done()
         except (OSError, ValueError, BadFile) as error:

@@ -427,7 +427,7 @@ def test_garbage_from_a_member_reaches_nobody(fleet: Fleet) -> None:
     before = fleet.reports("honest")
     until(lambda: fleet.reports("honest") > before + 1)
     assert fleet.device("hostile")["inventory"] == INVENTORY.json() | {
-        "features": [], "sensors": ["microphone"], "boards": [], "models": []
+        "features": [], "sensors": ["microphone"], "boards": [], "models": [], "operators": [], "dtypes": []
     }  # fmt: skip
     assert honest.connected.is_set()
     hostile.mqtt.publish("f/v1/hostile/up/job/x", b"x" * 60_000, 1, retain=True)

@@ -27,6 +27,8 @@ INVENTORY = Inventory(
     boards=("attic.mic1",),
     models=(InstalledModel("kws", "2.1", "ab" * 32, active=True),),
     target="pi5",
+    operators=("edge::ternary_linear.out", "aten::add.out"),
+    dtypes=("int8", "ternary"),
 )
 
 
@@ -136,6 +138,9 @@ def test_unknown_fields_are_ignored_and_missing_ones_have_defaults() -> None:
         ({"cores": 0}, "inventory.cores"),
         ({"features": ["a"] * 65}, "inventory.features"),
         ({"kind": "mainframe"}, "inventory.kind"),
+        ({"operators": ["edge::a b"]}, "inventory.operators[0]"),
+        ({"operators": ["a"] * 257}, "inventory.operators"),
+        ({"dtypes": ["Int8"]}, "inventory.dtypes[0]"),
         ({"labels": {"a b": "x"}}, "inventory.labels"),
         ({"labels": {"a": "x\x1b[31m"}}, "inventory.labels"),
         ({"models": [{"name": "kws"}]}, "inventory.models[0]"),

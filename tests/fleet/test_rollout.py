@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from edge.fleet.errors import Refused
 from edge.fleet.inventory import Inventory
+from edge.fleet.messages import JobReport
+from edge.fleet.server import registry
 from edge.fleet.server.database import Database
+from edge.fleet.server.updates import joining, reverting
 from edge.fleet.server.updates.plan import Plan, Step, choose, parse_steps, unmet
 from edge.fleet.server.updates.rollout import Rollouts
+from edge.fleet.server.updates.tables import rollout_devices
 from edge.fleet.variant import Blob, Variant
 from edge.runtime.errors import BadInput
 from tests.fleet.fleets import add_devices, publish_kws, queued, take
@@ -81,6 +87,69 @@ def test_phases_are_read() -> None:
     for wrong in ("", "ten", "0", "0%", "101%", "50%,10%", "5,5", "1.5", "10%,", "-1"):
         with pytest.raises(BadInput, match="^phases"):
             parse_steps(wrong)
+
+
+@pytest.fixture
+def on_postgres(empty_postgres: str) -> Iterator[Database]:
+    made = Database(empty_postgres)
+    publish_kws(made)
+    yield made
+    made.close()
+
+
+def test_reports_and_ticks_on_postgresql_never_lock_each_other_out(
+    on_postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report writes an event and then locks the rollout's row; a tick must not do it the other way round."""
+    rollouts = Rollouts(on_postgres)
+    add_devices(on_postgres, _names(4))
+    id = rollouts.create(Plan("kws", "2.0", steps=parse_steps("2,100%"), abort_over=0.3), "root")
+    jobs = queued(on_postgres)
+    (failing, silent) = jobs
+    ticking, judge = threading.Event(), reverting.abort_if_over
+
+    def slowly(record: Any, plan: Plan) -> bool:
+        ticking.set()
+        time.sleep(0.5)
+        return judge(record, plan)
+
+    with on_postgres.transaction() as connection:
+        late = rollout_devices.update().where(rollout_devices.c.device == silent)
+        connection.execute(late.values(deadline=time.time() - 1))
+    monkeypatch.setattr(reverting, "abort_if_over", slowly)
+    with ThreadPoolExecutor() as threads:
+        tick = threads.submit(rollouts.tick)
+        assert ticking.wait(5)
+        with on_postgres.transaction() as connection:
+            registry.job_reported(connection, failing, jobs[failing], JobReport("failed"))
+            rollouts.report(connection, failing, jobs[failing], "failed", "", {})
+        tick.result()
+    shown = rollouts.show(id)
+    assert shown["state"] == "aborted" and shown["devices"] == {"cancelled": 1, "silent": 1, "waiting": 2}
+
+
+def test_of_two_rollouts_that_are_made_at_once_one_is_refused(
+    on_postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_devices(on_postgres, _names(4))
+    both, join = threading.Barrier(2), joining.join
+
+    def slowly(*arguments: Any) -> int:
+        time.sleep(0.3)
+        return join(*arguments)
+
+    monkeypatch.setattr(joining, "join", slowly)
+
+    def create(version: str) -> str:
+        both.wait(5)
+        try:
+            return Rollouts(on_postgres).create(Plan("kws", version), "root")
+        except Refused as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as threads:
+        told = sorted(threads.map(create, ("1.0", "2.0")), key=len)
+    assert told[0].startswith("kws-") and told[1].endswith("is open: finish or abort it first")
 
 
 def test_plans_that_cannot_be_are_refused() -> None:

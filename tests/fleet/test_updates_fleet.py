@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("tuf")
 
+from edge.fleet import topics
+from edge.fleet.device import agent as agents
 from edge.fleet.device.agent import Agent
 from edge.fleet.device.enroll import enroll
 from edge.fleet.device.home import Home
@@ -65,7 +67,7 @@ class UpdatingFleet:
 
     def _extend(self, server: Server) -> None:
         self.updates = ServerUpdates(server)
-        self.source = self.updates._source
+        self.source = self.updates.reports._source
 
     def stop(self) -> None:
         for agent, _ in self._agents:
@@ -132,8 +134,8 @@ def test_publish_deploy_one_fails_its_gate_and_the_rollout_aborts(
     until(lambda: fleet.rollouts.show(first)["state"] == "done", 60)
     assert fleet.rollouts.show(first)["devices"] == {"active": 3}
     assert {_version(updates) for updates in devices.values()} == {"1.0"}
-    for name in devices:  # and the registry knows
-        until(lambda name=name: [m["version"] for m in fleet.device(name)["inventory"]["models"]] == ["1.0"])
+    for name in devices:  # and the registry knows as soon as the rollout does: the next one notes what they had
+        assert [m["version"] for m in fleet.device(name)["inventory"]["models"]] == ["1.0"]
 
     # The cellar's inputs are labelled, and the model is wrong on them.
     ring = InputRing(devices["cellar"].installer.folder / "inputs" / "kws")
@@ -175,6 +177,26 @@ def test_chunks_are_for_whoever_asks_and_only_what_is_published(
     assert root == open_source(fleet.state).repository.read("1.root.json")
     assert source.fetch("9.root.json", 0, 1000) is None
     assert source.fetch("0" * 64, 0, 1000) is None
+
+
+def test_what_a_killed_server_lost_comes_again_at_its_roll_call(
+    fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "ROLL_CALL_SECONDS", 0.5)
+    agent = fleet.updating("attic")._agent
+    take = fleet.server.ingest.offer
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    agent.telemetry({"number": 7})
+
+    def waits() -> bool:
+        return any("number" in envelope.body.get("values", {}) for _, _, envelope in agent.outbox.waiting())
+
+    time.sleep(0.5)
+    fleet.server.ingest.offer = take  # type: ignore[method-assign]
+    time.sleep(0.5)
+    assert waits()  # it was sent, and is not sent again so soon
+    fleet.server.send(topics.to_all("roll"), {}, 0)
+    until(lambda: not waits(), 5)
 
 
 class Hostile:
@@ -229,18 +251,18 @@ def test_attacks_over_the_broker(fleet: UpdatingFleet, digits_bundle: Path, tmp_
         (oversized, "60,000 bytes where 49,152 were asked"),
         (tampered, "does not have the hash that is signed for"),
     ):
-        fleet.updates._source = Hostile(honest, attack)  # type: ignore[assignment]
+        fleet.updates.reports._source = Hostile(honest, attack)  # type: ignore[assignment]
         shown = deploy("2.0")
         assert shown["state"] == "aborted" and told in shown["problems"][0]["detail"], (attack, shown["problems"])
         assert _version(attic) == "1.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
     assert deploy("2.0")["state"] == "done" and _version(attic) == "2.0"
 
     # What a device has seen, it does not forget.
-    fleet.updates._source = Hostile(honest, frozen)  # type: ignore[assignment]
+    fleet.updates.reports._source = Hostile(honest, frozen)  # type: ignore[assignment]
     shown = deploy("1.0")
     assert "this device has seen" in shown["problems"][0]["detail"] and _version(attic) == "2.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
 
     path = with_entry(tmp_path / "new.edge", tmp_path / "path.edge", "../../../x")
     variant = Variant("kws", "3.0", "bundle", 9, "bundle", honest.store.add(path), engines=("core",))

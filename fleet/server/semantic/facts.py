@@ -117,9 +117,7 @@ class DeviceFacts:
         runtimes = read.words_by_name("runtimes")
         if any(":" in name for name in runtimes):
             raise BadFile(f"{where}.runtimes: {shown(list(runtimes))}: a runtime's name has no colon")
-        dtypes = read.words("dtypes")
-        if dtypes is None:
-            dtypes = _dtypes_of(tuple(runtimes))
+        dtypes = read.words("dtypes") or _dtypes_of(tuple(runtimes))
         kind = read.word("kind")
         if kind is not None and kind not in KINDS:
             raise BadFile(f"{where}.kind: expected one of {', '.join(KINDS)}; found {shown(kind)}")
@@ -142,7 +140,7 @@ class DeviceFacts:
             labels=read.words_by_name("labels"),
             models=read.models(),
             dtypes=dtypes,
-            operators=read.words("operators"),
+            operators=read.words("operators") or None,  # none at all: it does not say
         )
 
 
