@@ -1,6 +1,7 @@
 """What people and programs are told when something goes wrong: a line on standard error, and an exit code.
 
-Exit codes: 0 done · 1 an error that the message explains · 2 the command line is wrong · 70 a bug · 130 Ctrl-C.
+Exit codes: 0 done · 1 an error that the message explains · 2 the command line is wrong · 3 waited in vain · 70 a bug ·
+130 Ctrl-C.
 With `--json`, an error is a JSON object on standard error: {"error": "…", "kind": "BadFile", "exit_code": 1}.
 """
 
@@ -9,10 +10,10 @@ import traceback
 
 import click
 
-from edge.runtime.errors import EdgeError, Interrupted
+from edge.runtime.errors import EdgeError, Interrupted, StillWaiting
 from edge.sdk.extras import missing_dependency
 
-EXIT_ERROR, EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 70, 130
+EXIT_ERROR, EXIT_USAGE, EXIT_WAITING, EXIT_BUG, EXIT_INTERRUPTED = 1, 2, 3, 70, 130
 
 
 def report(error: Exception, *, as_json: bool, debug: bool) -> int:
@@ -47,7 +48,9 @@ def _describe(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, click.ClickException):
         return kind, _one_line(error.format_message()), error.exit_code
     if isinstance(error, EdgeError):
-        return kind, _one_line(str(error)), EXIT_INTERRUPTED if isinstance(error, Interrupted) else EXIT_ERROR
+        if isinstance(error, Interrupted):
+            return kind, _one_line(str(error)), EXIT_INTERRUPTED
+        return kind, _one_line(str(error)), EXIT_WAITING if isinstance(error, StillWaiting) else EXIT_ERROR
     if isinstance(error, ModuleNotFoundError) and (line := missing_dependency(error)):
         return "MissingDependency", line, EXIT_ERROR
     if isinstance(error, OSError) and error.strerror:
