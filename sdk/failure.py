@@ -6,6 +6,7 @@ With `--json`, an error is a JSON object on standard error: {"error": "…", "ki
 """
 
 import json
+import sys
 import traceback
 
 import click
@@ -56,9 +57,22 @@ def _describe(error: Exception) -> tuple[str, str, int]:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return kind, f"{error.strerror}{where}", EXIT_ERROR
+    if is_outage(error):
+        from edge.fleet.errors import cause
+
+        return kind, f"registry: {_one_line(cause(error))}", EXIT_ERROR
     if isinstance(error, MemoryError):
         return kind, "not enough memory: try a smaller model, --batch-size or --limit", EXIT_ERROR
     return kind, f"a bug in edge: {kind}: {_one_line(str(error))} (--debug shows where)", EXIT_BUG
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether a database fails at what is no fault of edge's: a full disk, a file that is locked, a server away."""
+    loaded = sys.modules.get("sqlalchemy.exc")  # not imported for the question
+    if loaded is None or not isinstance(error, loaded.DBAPIError):
+        return False
+    ours = (loaded.ProgrammingError, loaded.IntegrityError, loaded.DataError, loaded.NotSupportedError)
+    return not isinstance(error, ours)
 
 
 def _one_line(text: str) -> str:

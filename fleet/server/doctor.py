@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from edge.fleet.addresses import parse_url
 from edge.fleet.errors import FleetError
-from edge.fleet.server.broker import find_mosquitto
+from edge.fleet.server.broker import find_mosquitto, leftovers
 from edge.fleet.server.database import Database, setting
 from edge.fleet.server.reload_command import SETTING
 from edge.fleet.server.running import running_pid
@@ -69,10 +69,20 @@ def examine(folder: Path) -> list[Finding]:
         findings.append(Finding("registry", False, str(error)))
     pid = running_pid(state)
     findings.append(Finding("server", True, f"runs, process {pid}" if pid else "does not run (edge fleet up)"))
-    findings.extend(_workers(state) if pid else [])
+    findings.extend(_workers(state) if pid else _leftovers(state))
     free = shutil.disk_usage(folder).free
     findings.append(Finding("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free at {folder}"))
     return findings
+
+
+def _leftovers(state: State) -> list[Finding]:
+    """A broker whose server was killed: devices stay connected to it, and nobody takes in what they say."""
+    found = leftovers(state.broker)
+    if not found:
+        return []
+    processes = ", ".join(map(str, found))
+    detail = f"left over by a server that was killed, process {processes}: 'edge fleet up' ends it and starts its own"
+    return [Finding("broker", False, detail)]
 
 
 class _Gone(Exception):

@@ -102,6 +102,11 @@ class State:
         self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a fleet was made here; `create` makes one where there was none."""
+        return self._settings.exists()
+
     def worker_identity(self, number: int) -> Path:
         """The file with a worker's key and certificate."""
         return self.broker / f"worker-{number}.pem"
@@ -116,7 +121,7 @@ class State:
             FleetError: the folder cannot be made, others may look into it, or its keys or its registry are gone.
         """
         state = cls(folder)
-        begun = state._settings.exists()
+        begun = state.begun
         if begun:
             state.check()
         try:

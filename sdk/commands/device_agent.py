@@ -95,7 +95,12 @@ def enroll(
         first, *others = parse_url(url, _BOOT_PORT, "address")
     except FleetError as error:
         raise click.UsageError(str(error)) from error
-    claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
+    try:
+        claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
+        if name:
+            device_id(name, "--name")
+    except FleetError as error:
+        raise click.UsageError(str(error)) from error
     place = _home(home, make=True)
     joining = place
     if place.is_enrolled:
