@@ -2,6 +2,7 @@
 
 import getpass
 import os
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +34,12 @@ def state_option(command: _Command) -> _Command:
         show_default="~/.local/share/edge/fleet",
         help="Folder of the fleet's state, or $EDGE_FLEET.",
     )(command)
+
+
+def named_state(state: Path) -> str:
+    """How the next command names the same state: " --state here", or nothing where it would find it anyway."""
+    found = os.environ.get("EDGE_FLEET")
+    return "" if state == (Path(found) if found else default_state()) else f" --state {shlex.quote(str(state))}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.sdk.complete import fleet_names
-from edge.sdk.fleet_options import open_database, state_option
+from edge.sdk.fleet_options import named_state, open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
         if settings.broker:
             at = f"{settings.broker}, new ones to {settings.boot_url()}"
         click.echo(f"The fleet is up: devices connect to {at}.")
-        click.echo("In another terminal: 'edge fleet token' lets a device in, 'edge fleet devices --watch' shows them.")
+        named = named_state(state)
+        watch = f"edge fleet devices{named} --watch"
+        click.echo(f"In another terminal: 'edge fleet token{named}' lets a device in, '{watch}' shows them.")
         while not ended.wait(0.5):
             pass
     finally:
@@ -110,6 +112,7 @@ def _check(settings: "Settings") -> None:
     """
     from edge.fleet.addresses import is_host, parse_url
     from edge.fleet.errors import FleetError
+    from edge.fleet.server.reload_command import parse_command
     from edge.fleet.server.state import NATS_PORT
 
     for option, names in (("--name", settings.names), ("--host", (settings.host,) if settings.host else ())):
@@ -127,6 +130,8 @@ def _check(settings: "Settings") -> None:
         if settings.broker:
             parse_url(settings.broker, 8883, "--broker")
             settings.boot_addresses()
+        if settings.broker_reload:
+            parse_command(settings.broker_reload)
         if settings.nats:
             parse_url(settings.nats, NATS_PORT, "--nats", "nats")
     except FleetError as error:
@@ -204,7 +209,9 @@ def status(state: Path, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
+    click.echo(
+        f"server: {f'runs, process {running}' if running else f'does not run (edge fleet up{named_state(state)})'}"
+    )
     click.echo(f"broker: {report['broker']}, for devices that are enrolled")
     click.echo(f"new devices: {report['boot']} (edge device enroll --token … {report['boot']})")
     for worker in report["workers"]:

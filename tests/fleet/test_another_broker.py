@@ -221,8 +221,11 @@ def test_a_start_that_cannot_be_is_told_in_one_line_and_not_remembered(
 ) -> None:
     words = ["fleet", "up", "--state", str(tmp_path / "fleet"), "--metrics-port", "0", *options]
     result = CliRunner().invoke(cli, words, prog_name="edge")
-    assert result.exit_code == 1 and part in result.stderr and result.stderr.count("\n") == 1, result.stderr
-    assert State.existing(tmp_path / "fleet").settings() == Settings()
+    assert result.exit_code == 2 and part in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "fleet").exists()
+    before = State.create(tmp_path / "fleet").settings()
+    assert CliRunner().invoke(cli, words, prog_name="edge").exit_code == 2
+    assert State.existing(tmp_path / "fleet").settings() == before == Settings()
 
 
 def test_the_configuration_of_a_cluster(tmp_path: Path) -> None:

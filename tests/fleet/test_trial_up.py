@@ -183,6 +183,7 @@ def test_a_killed_servers_broker_is_seen_and_watching_ends_well(state: Path) -> 
     watch = subprocess.Popen([*edge, "devices", "--watch", "--state", str(state)], stdout=subprocess.PIPE, text=True)
     try:
         until(lambda: "The fleet is up" in (state / "log").read_text(), 60)
+        assert f"'edge fleet token --state {state}' lets a device in" in (state / "log").read_text()
         shown = fleet("status", "--state", str(state)).stdout
         assert f"edge device enroll --token … mqtts://{socket.gethostname()}:{boot_port}" in shown
         assert watch.stdout is not None and watch.stdout.readline()
