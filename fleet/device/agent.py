@@ -224,7 +224,7 @@ class Agent:
 
     def _adopt(self) -> None:
         """Takes a new certificate that `edge device enroll --again` has brought for what this device is already."""
-        joining = self.home.joining_place()
+        joining = self.home.joining_place() if self.home.has_joined else None
         if joining is not None and joining.id == self.place.id and self.home.joins_same_fleet():
             self.home.adopt()
             self.place = joining

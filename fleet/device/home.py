@@ -171,7 +171,10 @@ class Home:
     @property
     def has_joined(self) -> bool:
         """Whether another enrollment is complete that `adopt` has not put in place yet."""
-        return (self.folder / "joining" / "device.json").exists()
+        try:
+            return self.joining_place() is not None
+        except FleetError:  # a disk that lost something: what the device is now still holds
+            return False
 
     def joining_place(self) -> Place | None:
         """Who the device will be once `adopt` is called; None if nothing waits for that."""

@@ -262,7 +262,7 @@ def status(home: Path | None, as_json: bool) -> None:
         raise _not_enrolled(place, home)
     outbox = Outbox(place.outbox)
     running, connection = place.agent_pid(), place.connection() or {}
-    joining = place.joining_place()
+    joining = place.joining_place() if place.has_joined else None
     report = {
         "device": found.id,
         "host": found.host,

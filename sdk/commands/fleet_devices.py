@@ -179,7 +179,7 @@ def shadow(
             if row["refused"]:
                 click.echo(f"{row['device']} refuses: {row['refused']}", err=True)
     if wait is not None and not all(row["reached"] for row in rows):
-        ctx.exit(1)
+        ctx.exit(1 if any(row["refused"] for row in rows) else EXIT_WAITING)
 
 
 def _told(value: object) -> str | None:

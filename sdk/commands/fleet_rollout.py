@@ -1,5 +1,6 @@
 """`edge fleet rollout`: how rollouts go, and how they are stopped, resumed and taken back."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,11 @@ def show(id: str, watch: bool, state: Path, as_json: bool) -> None:
             return
         from rich.live import Live
 
-        with Live(_funnel(rollouts.show(id)), console=out, auto_refresh=False) as live:
+        # Ctrl-C ends the watching, and nothing else.
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            Live(_funnel(rollouts.show(id)), console=out, auto_refresh=False) as live,
+        ):
             while True:
                 shown = rollouts.show(id)
                 live.update(_funnel(shown), refresh=True)

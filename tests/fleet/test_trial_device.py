@@ -102,6 +102,8 @@ def test_an_enrollment_anew_keeps_what_the_same_fleet_has_not_acknowledged(fleet
 def test_an_agent_that_runs_goes_on_with_its_next_enrollment(fleet: Fleet) -> None:
     home, port = fleet.member("barn"), fleet.server.address.boot_port
     old, token = home.identity.read_bytes(), str(fleet.token())
+    home.joining()
+    (home.folder / "joining" / "device.json").write_text("{")  # a disk that lost something
     agent = fleet.run(home)
     with home.only_agent():  # as 'edge device run' does
         until(agent.connected.is_set)

@@ -133,7 +133,7 @@ def test_a_list_that_is_no_text(state: Path, tmp_path: Path) -> None:
 def test_the_log_says_the_cause(state: Path, caplog: pytest.LogCaptureFixture) -> None:
     database = State.existing(state).database()
     follower = Follower(database)
-    follower.every(0.1, lambda: (state / "gone" / "tokens").write_text(""))  # type: ignore[func-returns-value]
+    follower.every(0.1, lambda: print((state / "gone" / "tokens").read_text()))
     follower.every(0.1, lambda: _full(database))
     with caplog.at_level(logging.ERROR, "edge.fleet.server"):
         follower.start(0)
@@ -161,6 +161,7 @@ def test_a_job_that_nobody_answers(state: Path) -> None:
     result = fleet("job", "attic", "ping", "--wait", "1s", "--state", str(state))
     assert result.exit_code == 3 and ": queued" in result.stdout
     assert fleet("job", "attic", "ping", "--state", str(state)).exit_code == 0
+    assert fleet("shadow", "attic", "rate=5", "--wait", "1s", "--state", str(state)).exit_code == 3
 
 
 def test_ids_that_are_none_are_wrong_command_lines(state: Path, tmp_path: Path) -> None:
