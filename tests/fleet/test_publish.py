@@ -100,6 +100,8 @@ def test_what_is_refused(source: Source, digits_bundle: Path, tmp_path: Path) ->
         (BadInput, (), {"gate": "accuracy>=2"}, digits_bundle),
         (BadInput, (), {"version": "../../etc"}, digits_bundle),
         (BadInput, (), {"target": "Raspberry Pi"}, digits_bundle),
+        (BadInput, (), {"target": "nosuch"}, digits_bundle),
+        (BadInput, (f"foo={digits_bundle}",), {}, digits_bundle),
     ]
     for kind, variants, options, bundle in cases:
         with pytest.raises(kind):
