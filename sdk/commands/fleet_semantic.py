@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edge.fleet.server.semantic.opening import Semantics
     from edge.fleet.server.semantic.query import Answer
     from edge.fleet.server.semantic.registry import Registry
+    from edge.fleet.server.semantic.store import Graphs
 
 _sparql_option = click.option(
     "--sparql", metavar="URL", default="", help="Use this SPARQL 1.1 endpoint in place of the store in the folder."
@@ -42,7 +43,7 @@ def _semantics(state: Path, sparql: str = "") -> Iterator[Semantics]:
 @_where_option
 @click.option("--show", is_flag=True, help="Print the SPARQL that --where becomes, and do not run it.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Give up after SECONDS."
+    "--seconds", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Give up after SECONDS."
 )
 @click.option("--rows", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Show at most ROWS.")
 @_sparql_option
@@ -69,9 +70,10 @@ def query(
     """
     if (text is None) == (where is None):
         raise click.UsageError("give SPARQL, or --where FILTER")
+    from edge.fleet.server.semantic.asking import run_query
     from edge.fleet.server.semantic.filter_sparql import to_sparql
     from edge.fleet.server.semantic.filters import parse
-    from edge.fleet.server.semantic.query import run_query
+    from edge.fleet.server.state import State
 
     asked = text if text is not None else to_sparql(parse(where or ""))
     if show:
@@ -79,8 +81,14 @@ def query(
         return
     if where is not None:
         asked += " ORDER BY ?device"
-    with _semantics(state, sparql) as semantics:
-        answer = run_query(semantics.store, asked, seconds=seconds, rows=rows)
+    State.existing(state)
+
+    @contextmanager
+    def opened() -> Iterator[Graphs]:
+        with _semantics(state, sparql) as semantics:
+            yield semantics.store
+
+    answer = run_query(opened, asked, seconds=seconds, rows=rows)
     if as_json:
         _print_answer_json(answer)
     else:
