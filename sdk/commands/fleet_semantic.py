@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.runtime.errors import BadInput, EdgeError
+from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -127,7 +128,7 @@ def _print_answer(answer: Answer) -> None:
 
 
 @click.command("match", short_help="Tell which devices can run a model, and why the others cannot.")
-@click.argument("model", metavar="[MODEL]", required=False)
+@click.argument("model", metavar="[MODEL]", required=False, shell_complete=fleet_names("model"))
 @click.option("--device", metavar="ID", help="Compare this device with every published model.")
 @_where_option
 @click.option("--unfit", is_flag=True, help="Show only those that do not fit.")
