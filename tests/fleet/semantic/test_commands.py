@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -37,7 +36,7 @@ from edge.sdk.cli import cli
 from tests.conftest import ROOT
 from tests.fleet.lab import free_ports, needs_mosquitto, until
 from tests.fleet.semantic.samples import BOARD, INVENTORY, manifest
-from tests.fleet.semantic.test_projection import _Endpoint, contents
+from tests.fleet.semantic.test_projection import contents
 
 DOCUMENT = (ROOT / "docs" / "semantics.md").read_text()
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -219,18 +218,6 @@ def test_the_rebuilt_store_equals_the_followed_one(place: Path) -> None:
     semantics.projection.rebuild(semantics.registry)
     assert contents(semantics.store) == followed
     database.close()
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    import pyoxigraph as ox
-
-    _Endpoint.store = ox.Store()
-    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/sparql"
-    server.shutdown()
-    server.server_close()
 
 
 @needs_mosquitto
