@@ -29,7 +29,7 @@ _SIZES = ("ram", "flash")
 _COUNTS = ("cores",)
 _ORDERED = ("<", "<=", ">", ">=")
 KEYS: dict[str, str] = {
-    "ram": "memory, with a unit: KB, MB, GB (1 KB = 1,024 bytes)",
+    "ram": "memory, with a unit: KB, MB, GB (1 KB = 1 KiB = 1,024 bytes)",
     "flash": "storage for models, as ram",
     "cores": "number of cores",
     "sensor": "a sensor it has: microphone, camera, accelerometer, …",
