@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from edge.fleet.server.semantic.opening import Semantics
     from edge.fleet.server.semantic.query import Answer
     from edge.fleet.server.semantic.registry import Registry
-    from edge.fleet.server.semantic.store import Graphs
 
 _sparql_option = click.option(
     "--sparql", metavar="URL", default="", help="Use this SPARQL 1.1 endpoint in place of the store in the folder."
@@ -74,6 +74,7 @@ def query(
     from edge.fleet.server.semantic.asking import run_query
     from edge.fleet.server.semantic.filter_sparql import to_sparql
     from edge.fleet.server.semantic.filters import parse
+    from edge.fleet.server.semantic.opening import opened_store
     from edge.fleet.server.state import State
 
     asked = text if text is not None else to_sparql(parse(where or ""))
@@ -84,12 +85,7 @@ def query(
         asked += " ORDER BY ?device"
     State.existing(state)
 
-    @contextmanager
-    def opened() -> Iterator[Graphs]:
-        with _semantics(state, sparql) as semantics:
-            yield semantics.store
-
-    answer = run_query(opened, asked, seconds=seconds, rows=rows)
+    answer = run_query(partial(opened_store, state, sparql), asked, seconds=seconds, rows=rows)
     if as_json:
         _print_answer_json(answer)
     else:

@@ -2,7 +2,9 @@
 
 The child opens the store and brings it up to date, for which it has all the time it needs; from then on it may take so
 many seconds and so much memory, and is killed when it takes more, or when nobody waits any longer. It writes nothing
-then but rows, so a kill loses nothing. It is forked: a new interpreter would take longer to start than most queries.
+then but rows, so a kill loses nothing. It is forked, as a new interpreter would take longer to start than most queries,
+but not where this process has threads: RocksDB's own do not come along, and a store opened in the child would wait for
+them for ever.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -50,8 +53,8 @@ def run_query(
     """Runs a query.
 
     Args:
-        opener: opens the store, in the child; or a store, in memory or elsewhere. (One on disk cannot be used from two
-            processes: give what opens it.)
+        opener: opens the store, in the child (a function of a module); or a store, in memory or elsewhere. (One on
+            disk cannot be used from two processes: give what opens it.)
         seconds: wall time after which it is given up, without the opening.
         rows: how many rows or triples are kept.
         memory: bytes that it may take beside what the open store takes.
@@ -61,7 +64,7 @@ def run_query(
         EdgeError: it takes more time or memory, or the store cannot be opened.
     """
     check_read_only(text)
-    context = multiprocessing.get_context("fork")
+    context: Any = multiprocessing.get_context("spawn" if callable(opener) and _has_threads() else "fork")
     ours, theirs = context.Pipe(duplex=False)
     opened: Opener = opener if callable(opener) else lambda: nullcontext(opener)
     child = context.Process(target=_child, args=(theirs, opened, text, rows, seconds, memory), daemon=True)
@@ -73,6 +76,11 @@ def run_query(
         child.kill()
         child.join()
         ours.close()
+
+
+def _has_threads() -> bool:
+    tasks = Path("/proc/self/task")
+    return len(list(tasks.iterdir())) > 1 if tasks.is_dir() else threading.active_count() > 1
 
 
 def _received(ours: Connection, child: BaseProcess, seconds: float, memory: int) -> Answer:

@@ -7,7 +7,6 @@ import multiprocessing
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyoxigraph as ox
 import pytest
@@ -142,16 +141,21 @@ def test_an_answer_is_cut_where_it_is_too_large(wide: LocalStore, monkeypatch: p
     assert answer.truncated and 500 <= len(answer.rows) < 5_000
 
 
-def test_what_the_opening_says_is_the_commands_error(tmp_path: Path) -> None:
-    @contextlib.contextmanager
-    def broken() -> Iterator[LocalStore]:
-        raise BadInput("no fleet here")
-        yield LocalStore()
+@contextlib.contextmanager
+def _no_fleet() -> Iterator[LocalStore]:
+    raise BadInput("no fleet here")
+    yield LocalStore()
 
+
+def _bug() -> contextlib.AbstractContextManager[LocalStore]:
+    raise ZeroDivisionError
+
+
+def test_what_the_opening_says_is_the_commands_error() -> None:
     with pytest.raises(BadInput, match="no fleet here"):
-        run_query(broken, "ASK {}")
+        run_query(_no_fleet, "ASK {}")
     with pytest.raises(EdgeError, match="cannot be answered: ZeroDivisionError"):
-        run_query(lambda: 1 / 0, "ASK {}")  # type: ignore[arg-type, return-value]
+        run_query(_bug, "ASK {}")
 
 
 def test_terms_come_through_as_they_were() -> None:
