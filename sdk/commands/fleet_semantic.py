@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def _semantics(state: Path, sparql: str = "") -> Iterator[Semantics]:
 @_where_option
 @click.option("--show", is_flag=True, help="Print the SPARQL that --where becomes, and do not run it.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Give up after SECONDS."
+    "--seconds", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Give up after SECONDS."
 )
 @click.option("--rows", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Show at most ROWS.")
 @_sparql_option
@@ -70,9 +71,11 @@ def query(
     """
     if (text is None) == (where is None):
         raise click.UsageError("give SPARQL, or --where FILTER")
+    from edge.fleet.server.semantic.asking import run_query
     from edge.fleet.server.semantic.filter_sparql import to_sparql
     from edge.fleet.server.semantic.filters import parse
-    from edge.fleet.server.semantic.query import run_query
+    from edge.fleet.server.semantic.opening import opened_store
+    from edge.fleet.server.state import State
 
     asked = text if text is not None else to_sparql(parse(where or ""))
     if show:
@@ -80,8 +83,9 @@ def query(
         return
     if where is not None:
         asked += " ORDER BY ?device"
-    with _semantics(state, sparql) as semantics:
-        answer = run_query(semantics.store, asked, seconds=seconds, rows=rows)
+    State.existing(state)
+
+    answer = run_query(partial(opened_store, state, sparql), asked, seconds=seconds, rows=rows)
     if as_json:
         _print_answer_json(answer)
     else:

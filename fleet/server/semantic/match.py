@@ -13,13 +13,16 @@ from functools import cache
 
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts, Variant
 
+# How a board's firmware says which programs its core runs, in place of a version.
+_BOARD_ABI = re.compile(r"abi ([0-9]{1,9})")
+
 
 @dataclass(frozen=True)
 class Unmet:
     """A need that a device does not meet.
 
     Attributes:
-        need: "ram", "flash", "kind", "arch", "target", "board", "runtime", "sensor", "operators" or "dtype".
+        need: "ram", "flash", "kind", "arch", "target", "board", "runtime", "abi", "sensor", "operators" or "dtype".
         wanted, found: in words, with units: "300 KB", "256 KB".
     """
 
@@ -28,6 +31,9 @@ class Unmet:
     found: str
 
     def __str__(self) -> str:
+        if self.need == "operators":
+            several = "," in self.wanted
+            return f"operator{'s' if several else ''} {self.wanted} {'are' if several else 'is'} {self.found}"
         return f"{self.need}: needs {self.wanted}, has {self.found}"
 
 
@@ -111,11 +117,15 @@ def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tup
     runtime = None if silent or not variant.engines else _unmet_runtime(variant, device)
     if runtime is not None:
         unmet.append(runtime)
+    runs = _BOARD_ABI.fullmatch(device.runtimes.get("core", "")) if device.kind == "microcontroller" else None
+    if variant.abi is not None and runs is not None and int(runs[1]) != variant.abi:
+        unmet.append(Unmet("abi", f"a core of ABI {variant.abi}", f"one of ABI {runs[1]}"))
     missing = model.sensors - device.sensors
     if missing:
         unmet.append(Unmet("sensor", _listed(missing), _listed(device.sensors)))
     if device.operators is not None and not variant.operators <= device.operators:
-        unmet.append(Unmet("operators", _listed(variant.operators - device.operators), "not these"))
+        lacking = (name.removesuffix(".out") for name in variant.operators - device.operators)
+        unmet.append(Unmet("operators", _listed(lacking), "not in the firmware"))
     if variant.dtype not in device.dtypes and (device.dtypes or not silent):
         unmet.append(Unmet("dtype", variant.dtype, _listed(device.dtypes)))
     return tuple(unmet)

@@ -48,7 +48,8 @@ def test_a_device_that_meets_every_need_fits() -> None:
         ({}, {"runtimes": {"core": "0.2.0"}}, "runtime: needs core 0.2.0 or later, has core 0.1.0"),
         ({"sensors": ["camera"]}, {}, "sensor: needs microphone, has camera"),
         ({"sensors": []}, {}, "sensor: needs microphone, has none"),
-        ({"operators": ["edge::conv2d.out"]}, {}, "operators: needs edge::ternary_linear.out, has not these"),
+        ({"operators": ["edge::conv2d.out"]}, {}, "operator edge::ternary_linear is not in the firmware"),
+        ({"runtimes": {"core": "abi 1"}}, {"abi": 2}, "abi: needs a core of ABI 2, has one of ABI 1"),
         ({"dtypes": ["int8"]}, {}, "dtype: needs ternary, has int8"),
     ],
 )
