@@ -346,6 +346,9 @@ class CertificateRequest:
         return {"csr": self.csr, "device": self.device, "proof": self.proof, "inventory": inventory}
 
 
+# Of a root in an answer, in which two PEM chains of a few KB stand too; a longer one is asked for by name.
+LONGEST_ROOT = 32_000
+
 ENROLLMENT_STATES = ("pending", "issued", "rejected")
 
 
@@ -362,6 +365,7 @@ class CertificateAnswer:
         port: of the broker's main listener, on the host that the device already talks to.
         addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
+        models_root: root of the TUF metadata that models are signed with, JSON; "" from a server that does not say.
     """
 
     state: str
@@ -372,6 +376,7 @@ class CertificateAnswer:
     port: int = 0
     detail: str = ""
     addresses: tuple[str, ...] = ()
+    models_root: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
@@ -388,12 +393,22 @@ class CertificateAnswer:
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
                 addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
+                models_root=_models_root(fields.raw("models_root", ""), f"{where}.models_root") if issued else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _models_root(value: object, where: str) -> str:
+    """Text of at most `LONGEST_ROOT` characters; who signed it is for `edge.fleet.device.trusted_metadata` to check."""
+    if not isinstance(value, str):
+        raise BadFile(f"{where}: expected text, found {kind_of(value)}")
+    if len(value) > LONGEST_ROOT:
+        raise BadFile(f"{where}: {len(value)} characters; at most {LONGEST_ROOT} are read")
+    return value
 
 
 def _pem(value: object, where: str, most: int = 1) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 import logging
 import ssl
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,8 @@ _log = logging.getLogger("edge.fleet.updates")
 
 CHUNK = 1 << 20
 _TIMEOUT = 20.0
+CHUNK_SECONDS = 30.0
+_SLOWEST = 1024  # bytes a second
 _HASH_LENGTH = 64
 
 
@@ -95,7 +98,25 @@ class Mirror:
                 raise ValueError("does not understand Range")
             if answer.status == 206 and not str(answer.getheader("Content-Range")).startswith(f"bytes {offset}-"):
                 raise ValueError("gives another range than was asked for")
-            data = answer.read(CHUNK)
-            if answer.read(1):  # the whole file, though a part was asked for
+            data = _read(answer)
+            if answer.length != 0:  # more, or less, than was asked for: the connection is of no use any more
                 self.close()
-            return data
+        if not data:
+            raise ValueError("gives nothing")
+        return data
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """A chunk, or what has come of it when its time is over: the rest is asked for again.
+
+    Raises:
+        ValueError: that is next to nothing: a mirror that drips would keep the device for ever.
+    """
+    data, deadline = bytearray(), time.monotonic() + CHUNK_SECONDS
+    while len(data) < CHUNK and (piece := answer.read1(CHUNK - len(data))):
+        data += piece
+        if time.monotonic() > deadline:
+            if len(data) < _SLOWEST * CHUNK_SECONDS:
+                raise ValueError(f"gives less than {_SLOWEST} bytes a second")
+            break
+    return bytes(data)

@@ -115,11 +115,17 @@ class Updates:
         self._go_on.set()
 
     def for_board(
-        self, folder: Path, open_device: Callable[[], BoardDevice], model_of: Callable[[Any], Any]
+        self,
+        folder: Path,
+        open_device: Callable[[], BoardDevice],
+        model_of: Callable[[Any], Any],
+        withdrawn: Callable[[str], bool],
     ) -> BoardUpdates:
         """What installs on a board behind this device: over this device's connection, with what it trusts."""
         trust = self._agent.home.folder / "trust"
-        return _TrustingBoardUpdates(self._first_root, folder, self._source, open_device, model_of, trust=trust)
+        return _TrustingBoardUpdates(
+            self._first_root, folder, self._source, open_device, model_of, trust=trust, withdrawn=withdrawn
+        )
 
     def _first_root(self) -> None:
         with self._lock:
@@ -160,7 +166,7 @@ class Updates:
             self._go_on.set()
 
     def _trust(self) -> None:
-        """The first root comes over the connection that the fleet's authority vouches for; from it on, roots sign."""
+        """The first root came with the certificate; from a server too old for that it is asked for here."""
         folder = self._agent.home.folder / "trust"
         if (folder / "root.json").exists():
             return

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -28,14 +29,23 @@ class Certificates:
 
     Args:
         address: of the broker, which devices are told with their certificate.
+        models_root: gives the root of the TUF metadata, which they are told too.
     """
 
-    def __init__(self, database: Database, authority: Authority, link: Link, address: BrokerAddress) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        link: Link,
+        address: BrokerAddress,
+        models_root: Callable[[], bytes],
+    ) -> None:
         self._database = database
         self._authority = authority
         self._link = link
         self._port = address.port
         self._addresses = tuple(map(str, address.brokers)) if address.told else ()
+        self._models_root = models_root
         self._signing = threading.Lock()
         self._asking: Counter[str] = Counter()
         self._asking_ends = 0.0
@@ -118,4 +128,5 @@ class Certificates:
             self._link.publish(self._publication(found, topics.down(gateway, "cert")))
 
     def _publication(self, found: CertificateAnswer, topic: str) -> Publication:
-        return self._link.wrap(topic, enrollment.finish(found, self._authority, self._port, self._addresses).json())
+        done = enrollment.finish(found, self._authority, self._port, self._addresses, self._models_root())
+        return self._link.wrap(topic, done.json())

@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 
 from edge.fleet.errors import Refused
 from edge.fleet.identity import ClaimToken, attached_to, claim_proof, device_id, suggested_id
-from edge.fleet.messages import CertificateAnswer, CertificateRequest
+from edge.fleet.messages import LONGEST_ROOT, CertificateAnswer, CertificateRequest
 from edge.fleet.server import registry, tables
 from edge.fleet.server.authority import Authority, Issued, Request, read_request
 from edge.fleet.server.broker import password_hash
@@ -308,17 +308,32 @@ def answer(connection: Connection, key: str) -> CertificateAnswer:
 
 
 def finish(
-    found: CertificateAnswer, authority: Authority, port: int, addresses: tuple[str, ...] = ()
+    found: CertificateAnswer,
+    authority: Authority,
+    port: int,
+    addresses: tuple[str, ...] = (),
+    models_root: bytes = b"",
 ) -> CertificateAnswer:
-    """An answer with all that a device needs to come in.
+    """An answer with all that a device needs to come in, and to know which models are the fleet's.
 
     Args:
         port, addresses: as `CertificateAnswer` has them.
+        models_root: the newest root of the TUF metadata; one that is too long for a message is left out.
     """
     if found.state != "issued":
         return found
     chain = found.certificate + authority.issuing_pem
-    return CertificateAnswer("issued", found.key, found.device, chain, authority.root_pem, port, addresses=addresses)
+    root = models_root.decode()
+    return CertificateAnswer(
+        "issued",
+        found.key,
+        found.device,
+        chain,
+        authority.root_pem,
+        port,
+        addresses=addresses,
+        models_root=root if len(root) <= LONGEST_ROOT else "",
+    )
 
 
 def sign_approved(connection: Connection, authority: Authority, most: int = 500) -> list[str]:

@@ -205,7 +205,8 @@ def _common(issuer: str, connections: int = 100_000) -> str:
     return f"""\
 max_payload: {_LONGEST_PACKET}
 max_connections: {connections}
-max_subscriptions: 20
+# Of a connection: one of the fleet's services has two for each of its devices.
+max_subscriptions: 100000
 max_pending: 8MB
 write_deadline: "10s"
 ping_interval: "20s"
@@ -220,7 +221,7 @@ accounts {{
 }}
 system_account: SYS
 authorization {{
-  timeout: 5
+  timeout: 10
   auth_callout {{
     issuer: "{issuer}"
     account: {ACCOUNT}

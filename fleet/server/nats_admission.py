@@ -69,6 +69,8 @@ ACCOUNT = "FLEET"
 _SUBJECT = "$SYS.REQ.USER.AUTH"
 _LONGEST_REQUEST = 64 * 1024
 _CONNECT_SECONDS = 15.0
+# The server, and those that share its work. Device ids have no "@", and only our authority signs one.
+_RETAINED, _MOST_RETAINED = "$MQTT_rmsgs", 16_000_000
 _ACCOUNT_PREFIX, _USER_PREFIX = 0, 20 << 3
 
 
@@ -213,7 +215,7 @@ def token_grant(token: str) -> Grant:
     return Grant(token, (topics.boot_up(token).replace("/", "."),), (topics.boot_down(token).replace("/", "."),))
 
 
-def server_grant(until: float) -> Grant:
+def service_grant(until: float) -> Grant:
     """The fleet's own services."""
     every = (f"{topics.ROOT}/#", "boot/#")
     return Grant(SERVER_ID, tuple(map(subject, every)), _with_parents(every), until)
@@ -265,7 +267,7 @@ def _by_certificate(connection: sa.Connection, knock: Knock, suspended: Callable
     if knock.client_id != client_id(name):
         raise Refused(f"{name}: says to be {knock.client_id[:70]!r}")
     if name == SERVER_ID:
-        return server_grant(until)
+        return service_grant(until)
     if name in WORKER_IDS:
         return worker_grant(name, until)
     table = tables.certificates
@@ -331,6 +333,31 @@ class Admission:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def retained(self) -> dict[str, Any]:
+        """The stream in which NATS keeps retained messages, as its API describes it."""
+        return await self._api("INFO", b"")
+
+    def limit_retained(self) -> None:
+        """Bounds what devices can have NATS retain: it has no way to refuse that, and the fleet retains nothing."""
+
+        async def limit() -> None:
+            config = (await self.retained())["config"]
+            config |= {"max_bytes": _MOST_RETAINED, "discard": "old"}
+            await self._api("UPDATE", _json(config))
+
+        try:
+            asyncio.run_coroutine_threadsafe(limit(), self._loop).result(10)
+        except Exception as error:  # the cluster has no leader for the moment, for example
+            _log.warning("what devices retain could not be limited (%s): it is at the next start", error or "timeout")
+
+    async def _api(self, verb: str, payload: bytes) -> dict[str, Any]:
+        assert self._client is not None
+        answer = await self._client.request(f"$JS.API.STREAM.{verb}.{_RETAINED}", payload, timeout=4)
+        found: dict[str, Any] = json.loads(answer.data)
+        if "error" in found:
+            raise FleetError(str(found["error"].get("description", ""))[:200])
+        return found
 
     async def _connect(self) -> None:
         async def lost() -> None:

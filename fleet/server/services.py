@@ -45,6 +45,7 @@ from edge.fleet.server.workers import Workers
 
 if TYPE_CHECKING:
     from edge.fleet.server.loopback_broker import Loopback
+    from edge.fleet.server.nats_admission import Admission
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -83,8 +84,11 @@ class Server:
         self._broker: Mosquitto | Loopback | None = None
         self._reload_command: ReloadCommand | None = None
         self._identity: Path
+        self.admission: Admission | None = None
         self._follower: Follower
         self._roll_called_at: float | None = None
+        # Gives the root of the metadata that models are signed with, which devices get with their certificates.
+        self.models_root: Callable[[], bytes] = lambda: b""
         self._undo = contextlib.ExitStack()
 
     # What parts of the fleet that live elsewhere (updates, semantics) hook into, before `start`: each is a function
@@ -128,7 +132,9 @@ class Server:
             access.start(self.address)
             self._admit(access, undo)
             self.link = self._link()
-            certificates = Certificates(self.database, self.authority, self.link, self.address)
+            certificates = Certificates(
+                self.database, self.authority, self.link, self.address, lambda: self.models_root()
+            )
             self.jobs = Jobs(self.database, self.link)
             self._boot_requested = certificates.boot_requested
             self.ingest = Ingest(self.database, self.publish, access.flood)
@@ -147,6 +153,8 @@ class Server:
             for extension in self.extensions:
                 extension(self)
             self.link.start()
+            if self.admission is not None:
+                self.admission.limit_retained()
             undo.callback(self.link.stop)
             self.ingest.start()
             undo.callback(self.ingest.stop)
@@ -223,6 +231,7 @@ class Server:
             admission = Admission(addresses, context, signing_key(self.state), self.database, access.is_suspended)
             admission.start()
             undo.callback(admission.stop)
+            self.admission = admission
             self.every(_ROLL_CALL_AGAIN, self._call_roll)
 
     def _link(self) -> Link:

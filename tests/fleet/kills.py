@@ -25,6 +25,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from edge.fleet.server import tables
+from edge.fleet.server.database import Database
 from edge.fleet.server.state import State
 from tests.fleet.counting_agent import promised
 from tests.fleet.lab import free_ports, until
@@ -48,9 +49,15 @@ class Processes:
         answer = self.edge("fleet", "token", "--approve", "--count", str(agents), "--json")
         for home, token in zip(self.homes, json.loads(answer), strict=True):
             name = ("--name", home.name, "--home", str(home))
-            url = f"mqtts://127.0.0.1:{self.boot_port}"
-            self.edge("device", "enroll", "--token", token["token"], *name, "--wait", "60", url)
+            self.edge("device", "enroll", "--token", token["token"], *name, "--wait", "60", self.enroll_url)
         self.agents = [self.start_agent(home) for home in self.homes]
+
+    @property
+    def enroll_url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.boot_port}"
+
+    def server_options(self) -> list[str]:
+        return ["--host", "127.0.0.1", "--port", str(self.port), "--boot-port", str(self.boot_port)]
 
     def edge(self, *words: str) -> str:
         environment = {**os.environ, "EDGE_FLEET": str(self.folder / "fleet")}
@@ -58,9 +65,9 @@ class Processes:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
     def start_server(self) -> subprocess.Popen[bytes]:
-        ports = ["--port", str(self.port), "--boot-port", str(self.boot_port), "--metrics-port", "0"]
-        place = ["--host", "127.0.0.1", "--state", str(self.folder / "fleet"), "--log", "warning"]
-        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *ports, *place, *self.options]
+        place = ["--metrics-port", "0", "--state", str(self.folder / "fleet"), "--log", "warning"]
+        options = [*self.server_options(), *self.options]
+        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *options, *place]
         environment = {**os.environ, "EDGE_FLEET_KILLS": str(self.folder)}
         with (self.folder / "server.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -127,6 +134,27 @@ class Processes:
         self.server.wait(30)
 
 
+def missing_numbers(database: Database, homes: Sequence[Path], counts: Sequence[int]) -> int:
+    """How many of the numbers that devices promised are not in the registry, after two minutes a device at most."""
+
+    def numbers(home: Path) -> set[int]:
+        query = sa.select(tables.reports.c.body).where(
+            tables.reports.c.device == home.name, tables.reports.c.kind == "tel"
+        )
+        with database.reading() as connection:
+            values = [json.loads(body)["values"] for body in connection.scalars(query)]
+        return {value["number"] for value in values if "number" in value}
+
+    missing = 0
+    for home, count in zip(homes, counts, strict=True):
+        wanted = set(range(1, count + 1))
+        deadline = time.monotonic() + 120
+        while (lacking := wanted - numbers(home)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        missing += len(lacking)
+    return missing
+
+
 def run(
     folder: Path,
     kills: int,
@@ -161,29 +189,14 @@ def run(
         counts = [promised(home) for home in fleet.homes]
         fleet.agents = [fleet.start_agent(home) for home in fleet.homes]
         registry = State.existing(folder / "fleet").database()
-
-        def numbers(home: Path) -> set[int]:
-            query = sa.select(tables.reports.c.body).where(
-                tables.reports.c.device == home.name, tables.reports.c.kind == "tel"
-            )
-            with registry.reading() as connection:
-                values = [json.loads(body)["values"] for body in connection.scalars(query)]
-            return {value["number"] for value in values if "number" in value}
-
-        missing: list[int] = []
-        for home, count in zip(fleet.homes, counts, strict=True):
-            wanted = set(range(1, count + 1))
-            deadline = time.monotonic() + 120
-            while (lacking := wanted - numbers(home)) and time.monotonic() < deadline:
-                time.sleep(0.5)
-            missing.extend(lacking)
+        missing = missing_numbers(registry, fleet.homes, counts)
         registry.close()
         left = set(fleet.worker_pids())
     finally:
         fleet.stop()
     until(lambda: not fleet.worker_pids(), 15, "workers outlived their server")
     assert len(left) <= max(workers, 0), f"{len(left)} workers ran at the end, {workers} were asked for"
-    return {**done, "promised": sum(counts), "missing": len(missing)}
+    return {**done, "promised": sum(counts), "missing": missing}
 
 
 def main() -> None:

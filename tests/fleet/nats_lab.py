@@ -42,6 +42,10 @@ class Cluster:
         self.nodes = tuple(nodes)
         self._processes: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
 
+    @property
+    def processes(self) -> tuple[subprocess.Popen[bytes], ...]:
+        return tuple(self._processes.values())
+
     def start(self, node: Node | None = None) -> None:
         """Starts one node, or all, and waits until they listen."""
         wanted = self.nodes if node is None else (node,)

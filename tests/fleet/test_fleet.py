@@ -497,6 +497,9 @@ class Thermometer:
     def measure(self) -> dict[str, float | int | str | bool]:
         return {"celsius": 21.5}
 
+    def seen(self, job: str, kind: str, arguments: dict[str, Any]) -> None:
+        pass
+
     def do(self, job: str, kind: str, arguments: dict[str, Any], report: Any) -> None:
         report(JobReport("done", f"{kind} {arguments}"))
 
