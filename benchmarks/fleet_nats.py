@@ -90,7 +90,9 @@ def measure(folder: Path, count: int, reports: int) -> dict[str, Any]:
     found: dict[str, Any] = {"devices": count}
     try:
         cluster = fleet.cluster
-        identities = {f"device-{number}": _new_device(fleet.server, folder, f"device-{number}") for number in range(count)}
+        identities = {
+            f"device-{number}": _new_device(fleet.server, folder, f"device-{number}") for number in range(count)
+        }
         nodes, server, memory, began = _cpu(cluster), time.process_time(), _memory(cluster), time.monotonic()
         devices: list[Device] = []
         for turn, (name, path) in enumerate(identities.items()):

@@ -191,4 +191,13 @@ def test_server_and_devices_take_the_next_of_several_addresses(elsewhere: Elsewh
         until(lambda agent=agent: agent.connected.is_set(), 20)
         agent.stop()
     with pytest.raises(EdgeError, match="no broker answers"):
-        enroll(fleet.home("b"), fleet.token(), "127.0.0.1", dead_boot, INVENTORY, "b", 5, others=[Address("127.0.0.1", dead)])
+        enroll(
+            fleet.home("b"),
+            fleet.token(),
+            "127.0.0.1",
+            dead_boot,
+            INVENTORY,
+            "b",
+            5,
+            others=[Address("127.0.0.1", dead)],
+        )
