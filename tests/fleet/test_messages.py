@@ -6,7 +6,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.fleet import identity, messages, topics
@@ -213,7 +213,7 @@ def test_suggested_ids_are_ids() -> None:
 
 
 _numbers = st.one_of(
-    st.integers(-(10**22), 10**22).map(str),
+    st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**18, 10**19, 10**20]).map(str),
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.tuples(st.integers(1, 10**20), st.sampled_from("eE"), st.integers(-400, 400)).map(
         lambda parts: f"{parts[0]}{parts[1]}{parts[2]}"
@@ -230,6 +230,9 @@ _documents = st.recursive(
 )
 
 
+@example("9223372036854775808", 0)
+@example("1e999", 0)
+@example("[]", 16)
 @given(_documents, st.integers(0, 20))
 def test_what_is_read_at_a_glance_is_what_the_whole_look_finds_right(document: str, deeper: int) -> None:
     """`parse` looks into every value only where the text holds something that could be too large or too deep."""
