@@ -31,7 +31,7 @@ from edge.fleet.addresses import MOST as MOST_ADDRESSES
 from edge.fleet.addresses import Address, read_address
 from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import DEVICE_ID, key_fingerprint
+from edge.fleet.identity import DEVICE_ID, key_fingerprint, renewal_statement
 from edge.fleet.messages import CertificateAnswer
 from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
@@ -124,6 +124,19 @@ class Home:
             csr.public_bytes(Encoding.DER),
             key_fingerprint(key.public_key()),
         )
+
+    def vouch(self, request: bytes) -> str:
+        """The signature of this device's present key under a certificate request (DER), hexadecimal.
+
+        Raises:
+            FleetError: the key cannot be read.
+        """
+        try:
+            key = load_pem_private_key(self.identity.read_bytes(), None)
+        except (OSError, ValueError) as error:
+            raise FleetError(f"{self.identity}: not readable ({error}): enroll the device again") from error
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key.sign(renewal_statement(request), ec.ECDSA(hashes.SHA256())).hex()
 
     def waits_for(self) -> str | None:
         """The fingerprint of the key for which a certificate was asked, if one was."""

@@ -22,6 +22,7 @@ from edge.fleet.server.link import BrokerAddress, Link
 _log = logging.getLogger("edge.fleet.server")
 
 _MOST_ASKED, _ASKING_SECONDS = 10, 5.0
+_REFUSAL_SECONDS = 3600.0
 
 
 class Certificates:
@@ -49,6 +50,7 @@ class Certificates:
         self._signing = threading.Lock()
         self._asking: Counter[str] = Counter()
         self._asking_ends = 0.0
+        self._refused_at: dict[str, float] = {}
 
     def boot_requested(self, topic: str, payload: bytes) -> None:
         """Stores a request for enrollment and answers it. Rare, so it is done on the network thread."""
@@ -112,6 +114,12 @@ class Certificates:
         return self._asking[token] > _MOST_ASKED
 
     def _record_refusal(self, token: str, why: str) -> None:
+        """Once an hour for each token: the audit log only grows, and whoever has a token could make it."""
+        now = time.monotonic()
+        self._refused_at = {name: at for name, at in self._refused_at.items() if now - at < _REFUSAL_SECONDS}
+        if token in self._refused_at:
+            return
+        self._refused_at[token] = now
         with self._database.transaction() as connection:
             audit(connection, f"token {token}", "enrollment.refuse", token, reason=why)
 
