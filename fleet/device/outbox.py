@@ -119,6 +119,11 @@ class Outbox:
                 ).rowcount
             self._database.execute("COMMIT")
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no more telemetry that could give way."""
+        return self._count > self._most
+
     def __len__(self) -> int:
         return self._count
 

@@ -10,13 +10,16 @@ COMMANDS = {
     "up": "fleet_up:up",
     "status": "fleet_up:status",
     "doctor": "fleet_up:doctor",
+    "broker-config": "fleet_broker:broker_config",
     "token": "fleet_enroll:token",
     "pending": "fleet_enroll:pending",
     "approve": "fleet_enroll:approve",
     "reject": "fleet_enroll:reject",
     "devices": "fleet_up:devices",
-    "label": "fleet_enroll:label",
-    "job": "fleet_enroll:job",
+    "label": "fleet_devices:label",
+    "job": "fleet_devices:job",
+    "shadow": "fleet_devices:shadow",
+    "telemetry": "fleet_devices:telemetry",
     "revoke": "fleet_enroll:revoke",
     "remove": "fleet_enroll:remove",
     "query": "fleet_semantic:query",
@@ -31,6 +34,7 @@ COMMANDS = {
     "import-rdf": "fleet_semantic:import_rdf",
     "rebuild": "fleet_semantic:rebuild",
     "audit": "fleet_audit:audit",
+    "simulate": "fleet_simulate:simulate",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edge.sdk.commands.fleet_enroll import Duration
-from edge.sdk.complete import files
+from edge.sdk.complete import files, fleet_names
 from edge.sdk.fleet_options import open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -162,7 +162,7 @@ def models(state: Path, as_json: bool) -> None:
 
 
 @click.command("withdraw", short_help="Take a version out of what devices may get.")
-@click.argument("model", metavar="MODEL:VERSION")
+@click.argument("model", metavar="MODEL:VERSION", shell_complete=fleet_names("model"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_keys_option
 @state_option
@@ -231,8 +231,15 @@ def keys(rotate: str | None, yes: bool, media: tuple[Path, ...], state: Path, as
 
 
 @click.command("deploy", short_help="Roll a model out: to few devices, then to more.")
-@click.argument("model", metavar="MODEL[:VERSION]")
-@click.option("--device", "devices", multiple=True, metavar="ID", help="To these devices only; may be repeated.")
+@click.argument("model", metavar="MODEL[:VERSION]", shell_complete=fleet_names("model"))
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="ID",
+    help="To these devices only; may be repeated.",
+    shell_complete=fleet_names("device"),
+)
 @click.option("--where", metavar="FILTER", help="To devices that FILTER names, as 'building=7', also later ones.")
 @click.option("--canary", type=click.IntRange(min=0), default=0, help="Begin with so many devices.")
 @click.option("--phases", default="100%", show_default=True, help="Devices so far, by count or per cent: 10%,50%,100%.")

@@ -29,7 +29,8 @@ from edge.fleet.server.audit import entries
 from edge.fleet.server.authority import Authority
 from edge.fleet.server.broker import Listeners, Mosquitto
 from edge.fleet.server.database import setting
-from edge.fleet.server.services import Server, running_pid
+from edge.fleet.server.running import running_pid
+from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
 from tests.fleet.keys import new_key, request_for
 from tests.fleet.lab import Client, free_ports, identity, needs_mosquitto, until
@@ -286,8 +287,8 @@ def test_a_device_renews_its_certificate_by_itself(fleet: Fleet, monkeypatch: py
 
 
 def test_a_lost_answer_to_a_renewal_is_given_again(fleet: Fleet) -> None:
-    fleet.member("attic")
-    request = CertificateRequest(request_for(new_key()))
+    csr, der, _ = Home(fleet.folder / "next").next_request()
+    request = CertificateRequest(csr, vouched=fleet.member("attic").vouch(der))
     with fleet.database.transaction() as connection:
         first = enrollment.renew(connection, fleet.server.authority, "attic", request)
         assert enrollment.renew(connection, fleet.server.authority, "attic", request) == first
@@ -343,7 +344,7 @@ def test_jobs_are_done_once_and_wait_for_their_device(fleet: Fleet) -> None:
     until(lambda: fleet.device("attic")["reported_version"] == version)
     assert fleet.device("attic")["reported"] == {"rate": 5}
     for _ in range(3):  # the same job again, as after a lost acknowledgement
-        fleet.server._send_job(early)
+        fleet.server.jobs.send(early)
     time.sleep(0.5)
     assert done == [early]
 
@@ -438,15 +439,15 @@ def test_who_left_while_the_server_was_away_is_found_out(fleet: Fleet, monkeypat
     monkeypatch.setattr("edge.fleet.device.agent.ROLL_CALL_SECONDS", 0.5)
     stays, leaves = (fleet.run(fleet.member(name), heartbeat=60) for name in ("stays", "leaves"))
     until(lambda: fleet.is_online("stays") and fleet.is_online("leaves"))
-    fleet.server._client.loop_stop()  # the broker and the devices go on, nobody listens
+    fleet.server.link._client.loop_stop()  # the broker and the devices go on, nobody listens
     fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
     leaves.stop()
     until(lambda: not leaves.connected.is_set())
     time.sleep(0.2)
     assert fleet.is_online("leaves")
     del fleet.server.ingest.offer
-    fleet.server._client.reconnect()
-    fleet.server._client.loop_start()
+    fleet.server.link._client.reconnect()
+    fleet.server.link._client.loop_start()
     until(lambda: not fleet.is_online("leaves"))
     time.sleep(0.5)
     assert fleet.is_online("stays") and stays.connected.is_set()

@@ -67,7 +67,7 @@ class UpdatingFleet:
 
     def _extend(self, server: Server) -> None:
         self.updates = ServerUpdates(server)
-        self.source = self.updates._source
+        self.source = self.updates.reports._source
 
     def stop(self) -> None:
         for agent, _ in self._agents:
@@ -299,18 +299,18 @@ def test_attacks_over_the_broker(fleet: UpdatingFleet, digits_bundle: Path, tmp_
         (oversized, "60,000 bytes where 49,152 were asked"),
         (tampered, "does not have the hash that is signed for"),
     ):
-        fleet.updates._source = Hostile(honest, attack)  # type: ignore[assignment]
+        fleet.updates.reports._source = Hostile(honest, attack)  # type: ignore[assignment]
         shown = deploy("2.0")
         assert shown["state"] == "aborted" and told in shown["problems"][0]["detail"], (attack, shown["problems"])
         assert _version(attic) == "1.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
     assert deploy("2.0")["state"] == "done" and _version(attic) == "2.0"
 
     # What a device has seen, it does not forget.
-    fleet.updates._source = Hostile(honest, frozen)  # type: ignore[assignment]
+    fleet.updates.reports._source = Hostile(honest, frozen)  # type: ignore[assignment]
     shown = deploy("1.0")
     assert "this device has seen" in shown["problems"][0]["detail"] and _version(attic) == "2.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
 
     path = with_entry(tmp_path / "new.edge", tmp_path / "path.edge", "../../../x")
     variant = Variant("kws", "3.0", "bundle", 9, "bundle", honest.store.add(path), engines=("core",))

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
-from edge.fleet.server.database import audit, emit, in_turn
+from edge.fleet.server.database import audit, emit
 from edge.fleet.server.tables import jobs
 from edge.fleet.server.updates.tables import rollout_devices, rollouts
 from edge.runtime.errors import BadInput
@@ -44,7 +44,6 @@ class Record:
         Raises:
             BadInput: there is none of that id.
         """
-        in_turn(self.connection)  # a device's report does it in this order
         query = sa.select(rollouts).where(rollouts.c.id == self.id).with_for_update()
         row = self.connection.execute(query).mappings().first()
         if row is None:

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from edge.fleet.errors import Refused
-from edge.fleet.server.database import Database, in_turn
+from edge.fleet.server.database import Database
 from edge.fleet.server.updates import joining, phases, reverting
 from edge.fleet.server.updates.plan import Plan
 from edge.fleet.server.updates.record import BAD, MOVING, Record, fit, no_such_rollout, started
@@ -67,7 +67,6 @@ class Rollouts:
         """
         chosen = self._chosen(plan)
         with self._database.transaction() as connection:
-            in_turn(connection)  # of two that are created at once, the second sees the first
             variants = joining.published_variants(connection, plan.model, plan.version)
             open_ = connection.execute(
                 sa.select(rollouts.c.id).where(rollouts.c.model == plan.model, rollouts.c.state.in_(OPEN))
