@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tuf")
 
-from edge.fleet.server.updates.publish import VariantRequest, parse_variant, publish
+from edge.fleet.server.updates.publish import VariantRequest, parse_need, parse_variant, publish
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import MAX_CHUNK, BlobStore
@@ -74,6 +74,22 @@ def test_a_program_for_a_board(source: Source, digits_bundle: Path, tmp_path: Pa
     assert bundled.sequence == board.sequence
     (later,) = _publish(source, digits_bundle, version="2.2")
     assert later.sequence == board.sequence + 1
+
+
+def test_the_least_version_of_an_engine(source: Source, digits_bundle: Path) -> None:
+    needs = dict(map(parse_need, ("core>=0.2.0", "litert >= 2.3")))
+    bundled, onnx = publish(
+        source.repository,
+        source.store,
+        digits_bundle,
+        variants=[VariantRequest("bundle"), VariantRequest("onnx")],
+        needs=needs,
+    )
+    assert bundled.runtimes == {"core": "0.2.0", "litert": "2.3"} and onnx.runtimes == {}
+    assert source.repository.variants()[bundled.path] == bundled
+    for wrong in ("core", "core>0.2", "core>=", "core>=two", "torch>=2.0", "core>=0.2;x"):
+        with pytest.raises(BadInput, match="core>=0.2.0"):
+            parse_need(wrong)
 
 
 def test_forms_of_a_variant() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -302,6 +303,13 @@ def test_rolled_back_every_device_has_what_it_had(database: Database, rollouts: 
     shown = rollouts.show(id)
     assert shown["state"] == "rolled-back" and shown["devices"] == {"reverted": 4, "stuck": 1}
     assert shown["problems"][0]["detail"] == "had no published version before: keeps this one"
+    with database.reading() as connection:
+        ends = sa.select(sa.func.count()).where(tables.audit.c.action == "rollout.rolled-back")
+        assert connection.scalar(ends) == 1
+    for _ in range(2):  # what comes late ends it no second time
+        _report(database, rollouts, "new", jobs["new"], "failed")
+    with database.reading() as connection:
+        assert connection.scalar(ends) == 1
     with pytest.raises(Refused, match="is rolled-back already"):
         rollouts.rollback(id, "root")
 

@@ -153,7 +153,10 @@ def publish(
                 made.append(_given(base, request.file, opened, manifest, store, abi))
     least = needs or {}
     made = [
+        # A board's core goes by its ABI.
         dataclasses.replace(variant, runtimes={name: least[name] for name in variant.engines if name in least})
+        if variant.kind == "bundle"
+        else variant
         for variant in made
     ]
     repository.publish(made)
