@@ -18,6 +18,7 @@ from edge.fleet.server.authority import Authority
 from edge.fleet.server.broker import BrokerFiles
 from edge.fleet.server.database import Database, Event, audit, set_setting, setting
 from edge.fleet.server.link import BrokerAddress, trust, write_identity
+from edge.runtime.errors import EdgeError
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -42,6 +43,7 @@ class Access:
         self._address: BrokerAddress
         self._revoking = threading.Lock()
         self._suspended: dict[str, float] = {}
+        self._still_in: dict[str, None] = {}
         self._stopping = threading.Event()
 
     def start(self, address: BrokerAddress) -> None:
@@ -53,8 +55,18 @@ class Access:
 
     def revoked(self, event: Event) -> None:
         """A device's certificates were taken back."""
+        self._still_in[event.subject] = None
+        self.shut_out()
+
+    def shut_out(self) -> None:
+        """Shuts those out whose certificates were taken back; again until it is done: a disk may be full meanwhile."""
+        if not self._still_in:
+            return
         self.write_revocations()
-        self._end_session(event.subject)
+        for device in list(self._still_in):
+            if not self._end_session(device):
+                return  # the others' would end as little
+            del self._still_in[device]
 
     def write_revocations(self) -> None:
         with self._revoking:  # a list must not replace a later one
@@ -100,8 +112,8 @@ class Access:
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._reload()
 
-    def _end_session(self, device: str) -> None:
-        """Ends a device's session by taking it over: it would last until the connection breaks."""
+    def _end_session(self, device: str) -> bool:
+        """Ends a device's session by taking it over: it would last until the connection breaks. Whether it did."""
         path = self._folder / f"stand-in-{device}.pem"
         ended = threading.Event()
         client: mqtt.Client | None = None
@@ -115,8 +127,10 @@ class Access:
             if not ended.wait(5):
                 raise FleetError("the broker did not answer")
             client.disconnect()
-        except (OSError, FleetError) as error:
-            _log.error("%s: its session could not be ended (%s); it ends with its connection", device, error)
+            return True
+        except (OSError, EdgeError) as error:
+            _log.error("%s: its session could not be ended yet: %s", device, error)
+            return False
         finally:
             if client is not None:
                 client.loop_stop()
