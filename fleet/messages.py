@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import read_address
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID
 from edge.fleet.inventory import Inventory
@@ -70,6 +72,8 @@ class Envelope:
             BadMessage: it is too large, no UTF-8, no JSON, too deep, of another version, or a field is wrong.
         """
         value = parse(payload, where)
+        if isinstance(value, dict) and (plain := cls._plain(value)) is not None:
+            return plain
         try:
             fields = Fields(value, where)
             fields.integer("v", VERSION, VERSION)
@@ -84,6 +88,24 @@ class Envelope:
             )
         except BadFile as error:
             raise BadMessage(str(error)) from error
+
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> Envelope | None:
+        """The same of what is right at a glance, as nearly all is: finding words for what is wrong costs more."""
+        boot, seq, at, body = value.get("boot"), value.get("seq"), value.get("at"), value.get("body")
+        if (
+            value.get("v") == VERSION
+            and type(value["v"]) is int
+            and type(boot) is str
+            and _BOOT.fullmatch(boot)
+            and type(seq) is int
+            and 0 < seq <= _MOST_SEQ
+            and type(at) is float
+            and 0 <= at <= 2**40
+            and type(body) is dict
+        ):
+            return cls(boot, seq, at, body)
+        return None
 
     def encode(self) -> bytes:
         """The bytes of the message.
@@ -106,7 +128,8 @@ def parse(payload: bytes, where: str) -> object:
         value: object = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{where}: not JSON in UTF-8 ({str(error)[:80]})") from error
-    _check(value, where, DEEPEST)
+    if payload.count(b"{") + payload.count(b"[") > DEEPEST or _LARGE.search(payload):
+        _check(value, where, DEEPEST)
     return value
 
 
@@ -129,6 +152,10 @@ def _no_constant(word: str) -> float:
 # Made once: json.loads and json.dumps make one a call where they are given options.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+# What is written with fewer digits than these fits 64 bits, or a float.
+_LARGE = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 
 
 def _check(value: object, where: str, levels: int) -> None:
@@ -329,6 +356,9 @@ class CertificateRequest:
         return {**named, "vouched": self.vouched}
 
 
+# Of a root in an answer, in which two PEM chains of a few KB stand too; a longer one is asked for by name.
+LONGEST_ROOT = 32_000
+
 ENROLLMENT_STATES = ("pending", "issued", "rejected")
 
 
@@ -343,7 +373,9 @@ class CertificateAnswer:
         certificate: the device's, then the issuing authority's, PEM.
         root: the fleet's root, PEM.
         port: of the broker's main listener, on the host that the device already talks to.
+        addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
+        models_root: root of the TUF metadata that models are signed with, JSON; "" from a server that does not say.
     """
 
     state: str
@@ -353,11 +385,14 @@ class CertificateAnswer:
     root: str = ""
     port: int = 0
     detail: str = ""
+    addresses: tuple[str, ...] = ()
+    models_root: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
         def reading(fields: Fields) -> CertificateAnswer:
             state = fields.choice("state", ENROLLMENT_STATES)
+            inner = Fields({"addresses": fields.raw("addresses", [])}, where)
             issued = state == "issued"
             return cls(
                 state=state,
@@ -367,12 +402,23 @@ class CertificateAnswer:
                 root=_pem(fields.raw("root"), f"{where}.root") if issued else "",
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
+                addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
+                models_root=_models_root(fields.raw("models_root", ""), f"{where}.models_root") if issued else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _models_root(value: object, where: str) -> str:
+    """Text of at most `LONGEST_ROOT` characters; who signed it is for `edge.fleet.device.trusted_metadata` to check."""
+    if not isinstance(value, str):
+        raise BadFile(f"{where}: expected text, found {kind_of(value)}")
+    if len(value) > LONGEST_ROOT:
+        raise BadFile(f"{where}: {len(value)} characters; at most {LONGEST_ROOT} are read")
+    return value
 
 
 def _pem(value: object, where: str, most: int = 1) -> str:

@@ -31,6 +31,7 @@ from edge.fleet.device.home import Home, Place
 from edge.fleet.device.outbox import Outbox
 from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
 from edge.fleet.errors import BadMessage, FleetError
+from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import (
     FINAL_JOB_STATES,
@@ -57,6 +58,9 @@ KEEPALIVE_SECONDS = 60
 # Messages on their way at once; what was not acknowledged is sent again after a while, in case it was dropped.
 WINDOW = 100
 _RESEND_SECONDS = 20.0
+# At most once: what counts is the server's acknowledgement, not a broker's. More would cost: a NATS cluster keeps a
+# replicated consumer for each subscription at QoS 1, and writes each message at QoS 1 to three disks.
+_QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
 _MOST_JOBS = 1000
@@ -106,10 +110,13 @@ class Agent:
         self._measure = measure
         self._status = Sender()
         self._protocol = mqtt.MQTTv5
+        # Which of several brokers: devices spread over them, and each takes the next when one fails it.
+        self._turn = random.randrange(1 << 16)  # noqa: S311
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._lost = threading.Event()
         self._client: mqtt.Client | None = None
+        self._broker = place.brokers[0]
         self._sent: dict[tuple[str, int], float] = {}
         self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
@@ -195,6 +202,7 @@ class Agent:
                     _log.warning("%s: %s", self.place.id, error)
                 except Exception:  # a device must not fall silent because of one connection
                     _log.exception("%s: a connection ended by a bug in edge", self.place.id)
+                self._turn += 1
                 if time.monotonic() - began > _GOOD_SESSION_SECONDS:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
@@ -213,18 +221,23 @@ class Agent:
     def _session(self) -> None:
         """One connection, from its beginning to its end."""
         place = self.place
+        brokers = place.brokers
+        self._broker = broker = brokers[self._turn % len(brokers)]
         self._lost.clear()
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=self._protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id(place.id),
+            protocol=self._protocol,
+            reconnect_on_failure=False,
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
-        client.will_set(topics.up(place.id, "status"), self._online(False), 1)
+        client.will_set(topics.up(place.id, "status"), self._online(False), _QOS)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._now(self.connected)
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = lambda *_: self._now(self._lost)
         client.on_message = self._on_message
-        client.connect(place.host, place.port, KEEPALIVE_SECONDS)
+        client.connect(broker.host, broker.port, KEEPALIVE_SECONDS)
         self._client = client
         client.loop_start()
         try:
@@ -232,7 +245,7 @@ class Agent:
         finally:
             if self.connected.is_set() and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
-                    client.publish(topics.up(place.id, "status"), self._online(False), 1).wait_for_publish(2)
+                    client.publish(topics.up(place.id, "status"), self._online(False), _QOS).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
@@ -254,12 +267,13 @@ class Agent:
                 self._send_waiting(client)
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
-                    client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+                    client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+                    self._sent.clear()  # the server was away: what was on its way may not have come
                 next_beat = last_beat + jitter * self._heartbeat
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
-                raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
+                raise FleetError(f"the broker at {self._broker} does not answer")
             else:
                 pause = 1.0
             self._wake.wait(pause)
@@ -267,7 +281,7 @@ class Agent:
             self._take_acknowledgements()
         if self._lost.is_set() and not self.connected.is_set():
             why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
-            raise FleetError(f"the broker at {self.place.host}:{self.place.port} ends the connection ({why})")
+            raise FleetError(f"the broker at {self._broker} ends the connection ({why})")
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -276,9 +290,16 @@ class Agent:
             self._lost.set()
             self._wake.set()
             return
-        client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
-        client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
-        _log.info("%s: connected to %s:%d", self.place.id, self.place.host, self.place.port)
+        client.subscribe([(topics.everything_down(self.place.id), _QOS), (topics.to_all("#"), _QOS)])
+        client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+        _log.info("%s: connected to %s", self.place.id, self._broker)
+
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if any(code.is_failure for code in codes):  # a connection on which nothing would come down
+            _log.warning("%s: the broker at %s lets this device hear nothing", self.place.id, self._broker)
+            self._now(self._lost)
+        else:
+            self._now(self.connected)
 
     def _now(self, event: threading.Event) -> None:
         event.set()
@@ -303,7 +324,7 @@ class Agent:
             key = (envelope.boot, envelope.seq)
             if now - self._sent.get(key, -_RESEND_SECONDS) >= _RESEND_SECONDS:
                 self._sent[key] = now
-                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), 1)
+                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), _QOS)
 
     def _take_acknowledgements(self) -> None:
         by_boot: dict[str, list[int]] = {}
@@ -373,6 +394,10 @@ class Agent:
 
     def _do(self, name: str, job: Job) -> None:
         def report(state: JobReport) -> None:
+            if state.state in FINAL_JOB_STATES:
+                # Who hears that it has ended must know what it changed: the next rollout notes what a device has.
+                with contextlib.suppress(OSError, EdgeError):  # a board that does not answer now
+                    self.inventory_changed()
             # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
             self.report(f"job/{name}", state.json())
             self.outbox.note_job(name, state.state)

@@ -27,10 +27,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import Address, read_address
+from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import DEVICE_ID, key_fingerprint, renewal_statement
 from edge.fleet.messages import CertificateAnswer
-from edge.runtime.errors import BadFile
+from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
 from edge.runtime.whole_file import whole_file
 
@@ -47,11 +50,22 @@ def default_home() -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """Who the device is, and the host and port of its broker."""
+    """Who the device is, and where its broker is.
+
+    Attributes:
+        host, port: of the broker.
+        others: "host:port" of those that are as good.
+    """
 
     id: str
     host: str
     port: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def brokers(self) -> tuple[Address, ...]:
+        """All brokers that the device may connect to."""
+        return (Address(self.host, self.port), *(Address.parse(other, self.port) for other in self.others))
 
 
 class Home:
@@ -82,7 +96,13 @@ class Home:
         """
         try:
             fields = Fields(json.loads(self._place.read_text()), str(self._place))
-            return Place(fields.text("id", 64, DEVICE_ID), fields.text("host", 255), fields.integer("port", 1, 65535))
+            inner = Fields({"others": fields.raw("others", [])}, str(self._place))  # older homes have none
+            return Place(
+                fields.text("id", 64, DEVICE_ID),
+                fields.text("host", 255),
+                fields.integer("port", 1, 65535),
+                inner.items("others", MOST_ADDRESSES, read_address),
+            )
         except FileNotFoundError:
             return None
         except (ValueError, BadFile) as error:
@@ -156,6 +176,12 @@ class Home:
     def accept(self, answer: CertificateAnswer, host: str) -> Place:
         """Puts an issued certificate in place, with its key.
 
+        The root of what models are signed with comes along, if the device has none yet: over this connection, of which
+        the claim token says whose it is, and not later over one where anybody could stand in the middle.
+
+        Args:
+            host: where the answer came from; it counts if the answer names no addresses.
+
         Raises:
             FleetError: it is not for the key that waits, not of the authority that came with it, or of another one
                 than the device believed before.
@@ -174,7 +200,16 @@ class Home:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         if certificate.public_key() != key.public_key() or [name.value for name in names] != [answer.device]:
             raise FleetError("a certificate came for another key or device")
-        place = Place(answer.device, host, answer.port)
+        if answer.addresses:
+            first = Address.parse(answer.addresses[0], answer.port)
+            place = Place(answer.device, first.host, first.port, answer.addresses[1:])
+        else:
+            place = Place(answer.device, host, answer.port)
+        if answer.models_root:
+            try:
+                TrustedModels.provision(self.folder / "trust", answer.models_root.encode())
+            except EdgeError as error:
+                raise FleetError(f"a certificate came with a root for models that is not one ({error})") from error
         with whole_file(self.root) as file:
             file.write(answer.root.encode())
         self._write_private(self.identity, _key_bytes(key) + answer.certificate.encode())

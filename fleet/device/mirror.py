@@ -13,6 +13,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,8 +24,10 @@ _log = logging.getLogger("edge.fleet.updates")
 
 CHUNK = 1 << 20
 _TIMEOUT = 20.0
-# A megabyte that takes longer comes from a mirror that is of no use, or gives a byte now and then to keep us waiting.
-_LONGEST = 120.0
+CHUNK_SECONDS = 30.0
+_SLOWEST = 1024  # bytes a second
+# For an answer with all its headers, of which each byte begins the timeout anew.
+_LONGEST = 60.0
 _HASH_LENGTH = 64
 
 
@@ -109,7 +112,7 @@ class Mirror:
         finally:
             watch.cancel()
         if late.is_set():
-            raise ValueError(f"gave no megabyte in {_LONGEST:g} s")
+            raise ValueError(f"gave no answer in {_LONGEST:g} s")
         return data
 
     def _range(self, connection: http.client.HTTPSConnection, name: str, offset: int) -> bytes:
@@ -122,7 +125,25 @@ class Mirror:
                 raise ValueError("does not understand Range")
             if answer.status == 206 and not str(answer.getheader("Content-Range")).startswith(f"bytes {offset}-"):
                 raise ValueError("gives another range than was asked for")
-            data = answer.read(CHUNK)
-            if answer.read(1):  # the whole file, though a part was asked for
+            data = _read(answer)
+            if answer.length != 0:  # more, or less, than was asked for: the connection is of no use any more
                 self.close()
-            return data
+        if not data:
+            raise ValueError("gives nothing")
+        return data
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """A chunk, or what has come of it when its time is over: the rest is asked for again.
+
+    Raises:
+        ValueError: that is next to nothing: a mirror that drips would keep the device for ever.
+    """
+    data, deadline = bytearray(), time.monotonic() + CHUNK_SECONDS
+    while len(data) < CHUNK and (piece := answer.read1(CHUNK - len(data))):
+        data += piece
+        if time.monotonic() > deadline:
+            if len(data) < _SLOWEST * CHUNK_SECONDS:
+                raise ValueError(f"gives less than {_SLOWEST} bytes a second")
+            break
+    return bytes(data)

@@ -46,7 +46,7 @@ from pathlib import Path
 
 from edge.fleet import topics
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import SERVER_ID, is_token_id
+from edge.fleet.identity import SERVER_ID, WORKER_IDS, is_token_id
 from edge.fleet.messages import LONGEST
 from edge.runtime.whole_file import whole_file
 
@@ -59,6 +59,9 @@ _ITERATIONS = 1
 _UP_SECONDS, _STOP_SECONDS = 10.0, 5.0
 _LOOK_SECONDS = 2.0
 
+_WORKER_RULES = "".join(
+    f"user {name}\ntopic read {topics.EVERY_UP}\ntopic write {topics.EVERY_DOWN}\n" for name in WORKER_IDS
+)
 _DEVICE_RULES = f"""\
 # The fleet's own services.
 user {SERVER_ID}
@@ -66,6 +69,8 @@ topic readwrite {topics.ROOT}/#
 topic readwrite boot/#
 topic read $SYS/#
 
+# Those that share its work: what devices say, and what they are answered.
+{_WORKER_RULES}
 # Each device, under its own name only. %u is the common name of its certificate.
 pattern write {topics.ROOT}/%u/up/#
 pattern read {topics.ROOT}/%u/down/#
@@ -122,23 +127,28 @@ class BrokerFiles:
         self.write("devices.acl", _DEVICE_RULES.encode())
         self.write("boot.acl", _BOOT_RULES.encode())
 
-    def write_revocations(self, revocation_list: bytes) -> None:
+    def write_revocations(self, revocation_list: bytes) -> bool:
         """Puts a new revocation list in place, PEM: revoked.pem. It counts when the broker has read it again."""
-        self.write("revoked.pem", revocation_list)
+        return self.write("revoked.pem", revocation_list)
 
-    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> None:
+    def write_tokens(self, passwords: Iterable[tuple[str, str]]) -> bool:
         """Puts the claim tokens that are open in place: id and `password_hash` of each, in the file tokens."""
         lines = []
         for name, password in passwords:
             if not is_token_id(name) or "\n" in password:
                 raise FleetError(f"{name[:40]!r}: not the id of a claim token")
             lines.append(f"{name}:{password}\n")
-        self.write("tokens", "".join(lines).encode())
+        return self.write("tokens", "".join(lines).encode())
 
-    def write(self, name: str, content: bytes) -> None:
-        with whole_file(self._folder / name) as file:
+    def write(self, name: str, content: bytes) -> bool:
+        """Puts a file in place; returns whether it holds something new."""
+        path = self._folder / name
+        if path.is_file() and path.read_bytes() == content:
+            return False
+        with whole_file(path) as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(content)
+        return True
 
 
 class Mosquitto:

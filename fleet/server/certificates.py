@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -16,7 +17,7 @@ from edge.fleet.server import enrollment
 from edge.fleet.server.authority import Authority
 from edge.fleet.server.database import Database, Event, audit
 from edge.fleet.server.ingest import Publication, Report
-from edge.fleet.server.link import Link
+from edge.fleet.server.link import BrokerAddress, Link
 
 _log = logging.getLogger("edge.fleet.server")
 
@@ -28,14 +29,24 @@ class Certificates:
     """Lets `enrollment` decide, signs what was approved, and tells those who wait for it.
 
     Args:
-        port: of the broker's main listener, which devices are told with their certificate.
+        address: of the broker, which devices are told with their certificate.
+        models_root: gives the root of the TUF metadata, which they are told too.
     """
 
-    def __init__(self, database: Database, authority: Authority, link: Link, port: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        link: Link,
+        address: BrokerAddress,
+        models_root: Callable[[], bytes],
+    ) -> None:
         self._database = database
         self._authority = authority
         self._link = link
-        self._port = port
+        self._port = address.port
+        self._addresses = tuple(map(str, address.brokers)) if address.told else ()
+        self._models_root = models_root
         self._signing = threading.Lock()
         self._asking: Counter[str] = Counter()
         self._asking_ends = 0.0
@@ -125,4 +136,5 @@ class Certificates:
             self._link.publish(self._publication(found, topics.down(gateway, "cert")))
 
     def _publication(self, found: CertificateAnswer, topic: str) -> Publication:
-        return self._link.wrap(topic, enrollment.finish(found, self._authority, self._port).json())
+        done = enrollment.finish(found, self._authority, self._port, self._addresses, self._models_root())
+        return self._link.wrap(topic, done.json())

@@ -28,7 +28,7 @@ from sqlalchemy import Connection
 
 from edge.fleet.errors import Refused
 from edge.fleet.identity import ClaimToken, attached_to, claim_proof, device_id, renewal_statement, suggested_id
-from edge.fleet.messages import CertificateAnswer, CertificateRequest
+from edge.fleet.messages import LONGEST_ROOT, CertificateAnswer, CertificateRequest
 from edge.fleet.server import registry, tables
 from edge.fleet.server.authority import Authority, Issued, Request, read_request
 from edge.fleet.server.broker import password_hash
@@ -97,11 +97,20 @@ def close_token(connection: Connection, token: str, actor: str) -> None:
 
 def open_tokens(connection: Connection) -> list[tuple[str, str]]:
     """Id and password hash of each token that the broker lets in: unused and in time, or waiting for its answer."""
+    return [(row.id, row.password) for row in connection.execute(_open_tokens())]
+
+
+def open_token(connection: Connection, token: str) -> str | None:
+    """The password hash of one of them; None if it is not open."""
+    row = connection.execute(_open_tokens().where(tables.tokens.c.id == token)).first()
+    return None if row is None else str(row.password)
+
+
+def _open_tokens() -> sa.Select[Any]:
     table, now = tables.tokens, time.time()
     fresh = sa.and_(table.c.used_by.is_(None), table.c.expires_at > now)
     waiting = table.c.used_at > now - _ANSWER_DAYS * 86400
-    query = sa.select(table.c.id, table.c.password).where(table.c.closed_at.is_(None), sa.or_(fresh, waiting))
-    return [(row.id, row.password) for row in connection.execute(query)]
+    return sa.select(table.c.id, table.c.password).where(table.c.closed_at.is_(None), sa.or_(fresh, waiting))
 
 
 def request(connection: Connection, token_id: str, message: CertificateRequest) -> CertificateAnswer:
@@ -305,12 +314,33 @@ def answer(connection: Connection, key: str) -> CertificateAnswer:
     return CertificateAnswer("pending", key, detail=f"{row.device}: an operator has to approve the key {key[:12]}")
 
 
-def finish(found: CertificateAnswer, authority: Authority, port: int) -> CertificateAnswer:
-    """An answer with all that a device needs to come in."""
+def finish(
+    found: CertificateAnswer,
+    authority: Authority,
+    port: int,
+    addresses: tuple[str, ...] = (),
+    models_root: bytes = b"",
+) -> CertificateAnswer:
+    """An answer with all that a device needs to come in, and to know which models are the fleet's.
+
+    Args:
+        port, addresses: as `CertificateAnswer` has them.
+        models_root: the newest root of the TUF metadata; one that is too long for a message is left out.
+    """
     if found.state != "issued":
         return found
     chain = found.certificate + authority.issuing_pem
-    return CertificateAnswer("issued", found.key, found.device, chain, authority.root_pem, port)
+    root = models_root.decode()
+    return CertificateAnswer(
+        "issued",
+        found.key,
+        found.device,
+        chain,
+        authority.root_pem,
+        port,
+        addresses=addresses,
+        models_root=root if len(root) <= LONGEST_ROOT else "",
+    )
 
 
 def sign_approved(connection: Connection, authority: Authority, most: int = 500) -> list[str]:

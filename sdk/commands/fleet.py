@@ -10,6 +10,7 @@ COMMANDS = {
     "up": "fleet_up:up",
     "status": "fleet_up:status",
     "doctor": "fleet_up:doctor",
+    "broker-config": "fleet_broker:broker_config",
     "token": "fleet_enroll:token",
     "pending": "fleet_enroll:pending",
     "approve": "fleet_enroll:approve",

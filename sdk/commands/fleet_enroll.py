@@ -1,7 +1,6 @@
 """`edge fleet token`, `pending`, `approve`, `reject`, `revoke`, `remove`: who belongs to the fleet."""
 
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ def token(
                 enrollment.create_token(connection, key, operator(), expires, device, approve, given)
                 for _ in range(count)
             ]
-    url = f"mqtts://{host or socket.gethostname()}:{settings.boot_port}"
+    url = settings.boot_url(host or "")
     if as_json:
         until = time.time() + expires
         print_json([{"id": one.id, "token": str(one), "expires_at": until, "url": url} for one in made])

@@ -159,7 +159,7 @@ def _funnel(shown: dict[str, Any]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    from edge.fleet.server.updates.rollout import FUNNEL, REVERTED
+    from edge.fleet.server.updates.record import FUNNEL, REVERTED
 
     counts, total = shown["devices"], sum(shown["devices"].values())
     title = f"{shown['id']}: {shown['state']}"

@@ -24,9 +24,19 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--boot-port", type=_PORT, help="Port for devices that enroll.  [default: 8884]")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus on loopback; 0: none.  [default: 9464]")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Another name or address of this machine.")
-@click.option("--broker", metavar="URL", help="Use another broker: mqtts://host:8883; '' for our own again.")
+@click.option("--broker", metavar="URL", help="Use another broker: mqtts://a:8883,b:8883; '' for our own again.")
+@click.option(
+    "--boot", metavar="URL", help="Its listeners for devices that enroll.  [default: --boot-port of its hosts]"
+)
+@click.option(
+    "--broker-reload", metavar="COMMAND", help="Has another broker read its files again; runs without a shell."
+)
+@click.option("--nats", metavar="URL", help="Let a NATS cluster ask who may come in: nats://a:8885,b:8885.")
 @click.option("--db", "database", metavar="URL", help="Use PostgreSQL: postgresql://user@host/name.")
 @click.option("--sparql", metavar="URL", help="Use a SPARQL endpoint instead of the store in the folder.")
+@click.option(
+    "--workers", type=click.IntRange(0, 32), help="Divide the devices among so many processes.  [default: 0: none]"
+)
 @click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
 @state_option
@@ -61,7 +71,10 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     try:
         if settings.metrics_port:
             stop_metrics = serve(server, settings.metrics_port)
-        click.echo(f"The fleet is up: devices connect to port {server.address.port}, new ones to {settings.boot_port}.")
+        at = f"port {server.address.port}, new ones to {settings.boot_port}"
+        if settings.broker:
+            at = f"{settings.broker}, new ones to {settings.boot_url()}"
+        click.echo(f"The fleet is up: devices connect to {at}.")
         click.echo("In another terminal: 'edge fleet token' lets a device in, 'edge fleet devices --watch' shows them.")
         while not ended.wait(0.5):
             pass
@@ -81,24 +94,33 @@ def status(state: Path, as_json: bool) -> None:
     from edge.fleet.server.overview import overview
     from edge.fleet.server.running import running_pid
     from edge.fleet.server.state import State
+    from edge.fleet.server.workers import read_reports
 
     place = State.existing(state)
     settings = place.settings()
+    running = running_pid(place)
     with open_database(state) as database:
-        report = {
+        report: dict[str, Any] = {
             "state": str(state),
-            "running": running_pid(place),
+            "running": running,
             "broker": settings.broker or f"mqtts://{settings.host or socket.gethostname()}:{settings.port}",
             "boot_port": settings.boot_port,
+            "boot": settings.boot_url(),
             "database": database.shown,
             **overview(database),
+            "workers": [dataclasses.asdict(worker) for worker in read_reports(place)] if running else [],
         }
     if as_json:
         print_json(report)
         return
-    running = report["running"]
     click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
-    click.echo(f"broker: {report['broker']}, new devices: port {report['boot_port']}")
+    click.echo(f"broker: {report['broker']}, new devices: {report['boot']}")
+    for worker in report["workers"]:
+        how = f"runs, process {worker['pid']}" if worker["up"] else "is not connected"
+        click.echo(
+            f"worker {worker['worker']}: {how}, {worker['devices']} devices; {worker['committed']} reports committed, "
+            f"{worker['refused']} refused, {worker['dropped']} dropped; {worker['restarts']} restarts"
+        )
     click.echo(f"registry: {report['database']}")
     click.echo(
         f"devices: {report['devices']} ({report['online']} online, {report['revoked']} revoked), "

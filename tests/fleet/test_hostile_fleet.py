@@ -218,7 +218,7 @@ def _let_follower(fleet: Fleet, name: str) -> None:
 
 
 def test_a_clock_that_was_a_year_ahead_shuts_nobody_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, thief = Home(fleet.folder / "honest"), fleet.member("thief")
+    home, thief, other = Home(fleet.folder / "honest"), fleet.member("thief"), fleet.member("other")
     clock = Clock()
     monkeypatch.setattr(access, "time", clock)
     clock.ahead = 400 * 86400.0
@@ -232,7 +232,6 @@ def test_a_clock_that_was_a_year_ahead_shuts_nobody_out(fleet: Fleet, monkeypatc
     assert not fleet.client(thief).got_in() and _listed(fleet) <= time.time()
 
     # As after an hour of revocations without a pause: the next list waits for its second.
-    other = fleet.member("other")
     with fleet.database.transaction() as connection:
         set_setting(connection, "revocation_list", time.time() - 0.5)
     fleet.revoke("other")
@@ -255,5 +254,6 @@ def test_who_is_revoked_while_the_disk_is_full_is_out_once_it_is_not(
         patch.setattr(BrokerFiles, "write_revocations", full)
         fleet.revoke("stolen")
         assert tried.wait(10)
+    _let_follower(fleet, "shut_out")
     assert client.disconnected.wait(10)
     assert not fleet.client(Home(fleet.folder / "stolen")).got_in()
