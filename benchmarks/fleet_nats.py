@@ -2,9 +2,9 @@
 
     python benchmarks/fleet_nats.py [--devices 60] [--reports 6000]
 
-Three nodes with `edge fleet broker-config`'s configuration on this machine, the fleet's server in this process, SQLite. CPU
-time counts: of the three nodes together, and of the server. "failover" is the time from SIGKILL of the node that the server
-was on until every device has been acknowledged something new.
+Three nodes with `edge fleet broker-config`'s configuration on this machine, the fleet's server in this process, SQLite.
+CPU time counts: of the three nodes together, and of the server. "failover" is the time from SIGKILL of the node that
+the server was on until every device has been acknowledged something new.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from edge.fleet.messages import Sender
 from edge.fleet.server.nats_admission import Knock, admit
 from tests.fleet.nats_lab import Cluster
 from tests.fleet.test_nats import NatsFleet
-
 
 _AT_ONCE = 20  # devices that connect at the same moment
 
@@ -90,8 +89,9 @@ def measure(folder: Path, count: int, reports: int) -> dict[str, Any]:
     found: dict[str, Any] = {"devices": count}
     try:
         cluster = fleet.cluster
-        identities = {f"device-{number}": _new_device(fleet.server, folder, f"device-{number}") for number in range(count)}
-        nodes, server, memory, began = _cpu(cluster), time.process_time(), _memory(cluster), time.monotonic()
+        names = [f"device-{number}" for number in range(count)]
+        identities = {name: _new_device(fleet.server, folder, name) for name in names}
+        nodes, memory, began = _cpu(cluster), _memory(cluster), time.monotonic()
         devices: list[Device] = []
         for turn, (name, path) in enumerate(identities.items()):
             devices.append(Device(fleet, name, path, turn))

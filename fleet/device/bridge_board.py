@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge.fleet.device.agent import Report
 from edge.fleet.device.board_update import BoardDevice, BoardUpdates
 from edge.fleet.device.install import UpdateJob
+from edge.fleet.device.jobs import Report
 from edge.fleet.inventory import InstalledModel, Inventory
 from edge.fleet.messages import JobReport
 from edge.runtime.errors import EdgeError

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from edge.fleet.device.agent import Agent, Report
+from edge.fleet.device.agent import Agent
 from edge.fleet.device.home import Home
+from edge.fleet.device.jobs import Report
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import attached_to
 from edge.fleet.inventory import Inventory

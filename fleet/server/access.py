@@ -46,6 +46,7 @@ class Access:
         self._address: BrokerAddress
         self._revoking = threading.Lock()
         self._suspended: dict[str, float] = {}
+        self._ending = threading.Lock()
         self._still_in: dict[str, int] = {}
         self._stopping = threading.Event()
         self._told = False  # whether the broker has read what was written last, as far as we know
@@ -57,24 +58,17 @@ class Access:
     def stop(self) -> None:
         self._stopping.set()
 
-    def revoked(self, event: Event) -> None:
-        """A device's certificates were taken back."""
-        self._still_in[event.subject] = _TRIES
+    def revoked(self, events: list[Event]) -> None:
+        """Devices' certificates were taken back."""
+        self._still_in |= {event.subject: _TRIES for event in events}
         self.shut_out()
 
     def shut_out(self) -> None:
-        """Shuts those out whose certificates were taken back; again until it is done: a disk may be full meanwhile."""
-        if not self._still_in:
-            return
-        self.write_revocations()
-        for device, left in list(self._still_in.items()):
-            done = self._end_session(device)
-            if done or left == 1:
-                del self._still_in[device]
-            else:
-                self._still_in[device] = left - 1
-            if not done:
-                return  # the others' would end as little
+        """Shuts out those whose certificates were taken back; again, where the disk was full or the broker away."""
+        if self._still_in:
+            self.write_revocations()
+            # A connection takes hundredths of a second, and others wait for the caller's thread.
+            threading.Thread(target=self._end_sessions, name="end sessions", daemon=True).start()
 
     def write_revocations(self) -> None:
         with self._revoking:  # a list must not replace a later one
@@ -123,6 +117,16 @@ class Access:
             set_setting(connection, "revocation_list", issued_at)
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._told = self._reload()
+
+    def _end_sessions(self) -> None:
+        with self._ending:
+            for device in list(self._still_in):
+                left = self._still_in.pop(device, 0)
+                if left == 0 or self._stopping.is_set() or self._end_session(device):
+                    continue
+                if left > 1:
+                    self._still_in.setdefault(device, left - 1)
+                return  # the others' would end as little
 
     def _end_session(self, device: str) -> bool:
         """Ends a device's session by taking it over: it would last until the connection breaks. Whether it did."""

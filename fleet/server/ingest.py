@@ -147,11 +147,11 @@ class Ingest:
         self._sent: Counter[str] = Counter()
         self._sent_bytes: Counter[str] = Counter()
         self._flooding: set[str] = set()
+        self._noted: dict[str, float] = {}
         self._hour_ends = 0.0
         self._in_hour: Counter[str] = Counter()
         self._bytes_in_hour: Counter[str] = Counter()
         self._sated: set[str] = set()
-        self._noted: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.counts = Counts()
         self.on("hello", _hello)

@@ -53,7 +53,7 @@ class BrokerAddress:
 def external(settings: Settings) -> BrokerAddress:
     """Where a broker is that the fleet does not run itself.
 
-    Devices are told its addresses if they are several or the bootstrap listener was named: those are then meant for them.
+    Devices are told its addresses if they are several or the bootstrap listener was named: those are meant for them.
 
     Raises:
         FleetError: --broker or --boot is no such URL.

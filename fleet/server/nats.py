@@ -4,15 +4,16 @@ Each host runs two nats-servers, because one has a single listener for MQTT:
 
 - **node.conf**: asks every device for its certificate. Together they are the cluster; JetStream keeps MQTT's sessions
   on three of them.
-- **boot.conf**: a member of the same cluster, without JetStream, for devices that have a claim token and no certificate.
+- **boot.conf**: a member of the same cluster, without JetStream, for devices with a claim token and no certificate.
 
-Neither knows a device or a token. At each connection they ask the fleet's server who comes, and what it may say and hear
-(NATS's "auth callout", `edge.fleet.server.nats_admission`). Lists of users in the configuration were the other way:
-they hold no pattern such as mosquitto's `%u`, so that each device is an entry, read again on every host whenever one comes or
-goes; and they cannot bind a client id to its certificate, so that any device could take another's session over.
+Neither knows a device or a token. At each connection they ask the fleet's server who comes, and what it may say and
+hear (NATS's "auth callout", `edge.fleet.server.nats_admission`). Lists of users in the configuration were the other
+way: they hold no pattern such as mosquitto's `%u`, so that each device is an entry, read again on every host whenever
+one comes or goes; and they cannot bind a client id to its certificate, so that any device could take another's session
+over.
 
-Ports of a host, from the one that is given: +0 devices, +1 devices that enroll, +2 the fleet's server, +3 and +4 routes between
-the servers of the cluster.
+Ports of a host, from the one that is given: +0 devices, +1 devices that enroll, +2 the fleet's server, +3 and +4
+routes between the servers of the cluster.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LONGEST_PACKET = LONGEST + 2048
 _PORTS = 5
 _REPLICAS = 3
 _NAME = re.compile(r"[^A-Za-z0-9_-]+")
-_SECRET = "cluster.secret"
+_KEPT = "cluster.secret"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def write_cluster(folder: Path, authority: Authority, key: SigningKey, broker: P
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        secret = _secret(folder / _SECRET)
+        secret = _secret(folder / _KEPT)
         common = {
             "ca.pem": (authority.root_pem + authority.issuing_pem).encode(),
             "broker.pem": (broker / "broker.pem").read_bytes(),

@@ -3,10 +3,10 @@
     device ──TLS──► nats-server ──"$SYS.REQ.USER.AUTH"──► Admission ──► registry
                                 ◄────── signed answer ───┘
 
-At each connection a nats-server sends what it saw: the certificate, already verified against the fleet's authority, or the
-user name and password, and the client id. The answer is a JSON web token, signed with a key that the cluster's configuration
-names, which holds the subjects for this connection alone and ends with the certificate. So the cluster needs no list of
-devices, tokens or revocations: the registry is asked each time, and is never out of date.
+At each connection a nats-server sends what it saw: the certificate, already verified against the fleet's authority, or
+the user name and password, and the client id. The answer is a JSON web token, signed with a key that the cluster's
+configuration names, which holds the subjects for this connection alone and ends with the certificate. So the cluster
+needs no list of devices, tokens or revocations: the registry is asked each time, and is never out of date.
 
 What is checked here, and not by NATS: that the client id is the certificate's name or the token's id. NATS gives a
 session to whoever names it.
@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import nats
-import nats.aio.msg
 import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -48,6 +47,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from edge.fleet import topics
 from edge.fleet.addresses import Address
@@ -69,7 +70,6 @@ ACCOUNT = "FLEET"
 _SUBJECT = "$SYS.REQ.USER.AUTH"
 _LONGEST_REQUEST = 64 * 1024
 _CONNECT_SECONDS = 15.0
-# The server, and those that share its work. Device ids have no "@", and only our authority signs one.
 _RETAINED, _MOST_RETAINED = "$MQTT_rmsgs", 16_000_000
 _ACCOUNT_PREFIX, _USER_PREFIX = 0, 20 << 3
 
@@ -187,7 +187,7 @@ class Knock:
 
 @dataclass(frozen=True)
 class Grant:
-    """Who a client is, the NATS subjects that it may publish to and subscribe to, and until when (seconds since 1970)."""
+    """Who a client is, the NATS subjects that it may publish and subscribe to, and until when (seconds since 1970)."""
 
     name: str
     publish: tuple[str, ...]
@@ -273,7 +273,7 @@ def _by_certificate(connection: sa.Connection, knock: Knock, suspended: Callable
     table = tables.certificates
     query = sa.select(table.c.revoked_at).where(table.c.serial == f"{certificate.serial_number:x}")
     row = connection.execute(query).first()
-    # One that the registry does not know is a stand-in of ours, or of before a backup was restored: the authority made it.
+    # One that the registry does not know is a stand-in of ours, or newer than a backup that was restored.
     if row is not None and (row.revoked_at is not None or suspended(name)):
         raise Refused(f"{name}: its certificate was taken back")
     return device_grant(name, until)
@@ -307,7 +307,7 @@ class Admission:
         self._thread = threading.Thread(target=self._loop.run_forever, name="admission", daemon=True)
         # Reading the registry may wait for a disk: several at once, and none on the network's thread.
         self._readers = ThreadPoolExecutor(4, "admission")
-        self._client: nats.NATS | None = None
+        self._client: Client | None = None
         self.admitted = self.refused = 0
 
     def start(self) -> None:
@@ -382,11 +382,11 @@ class Admission:
         await self._client.subscribe(_SUBJECT, queue="edge", cb=self._asked)
         await self._client.flush(3)
 
-    async def _asked(self, message: nats.aio.msg.Msg) -> None:
+    async def _asked(self, message: Msg) -> None:
         answer = self._loop.run_in_executor(self._readers, self._answer, message.data)
         answer.add_done_callback(lambda done: self._loop.create_task(self._respond(message, done)))
 
-    async def _respond(self, message: nats.aio.msg.Msg, done: asyncio.Future[bytes | None]) -> None:
+    async def _respond(self, message: Msg, done: asyncio.Future[bytes | None]) -> None:
         try:
             answer = done.result()
             if answer is not None:

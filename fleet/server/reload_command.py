@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from edge.fleet.errors import FleetError
 from edge.fleet.server.database import Database, set_setting
@@ -61,14 +62,8 @@ class ReloadCommand:
 
     def _run(self) -> str:
         try:
-            done = subprocess.run(
-                self._words,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-            )
+            options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "timeout": _SECONDS}
+            done = subprocess.run(self._words, cwd=self._folder, check=False, **options)
         except subprocess.TimeoutExpired:
             return f"{self._words[0]}: did not end within {_SECONDS:.0f} seconds"
         except OSError as error:

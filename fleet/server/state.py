@@ -82,6 +82,8 @@ class Settings:
         return "mqtts://" + ",".join(map(str, self.boot_addresses(host)))
 
 
+# Settings that a fleet.json of an earlier edge does not have.
+_NEWER = ("boot", "broker_reload", "nats")
 NATS_PORT = 8885
 """Where NATS servers listen for the fleet's server, if nothing else is said."""
 
@@ -150,10 +152,7 @@ class State:
             settings = Settings(
                 database=fields.text("database", 1000),
                 broker=fields.text("broker", 1000),
-                **{
-                    name: text(fields.raw(name, ""), f"{where}.{name}", 1000)
-                    for name in ("boot", "broker_reload", "nats")
-                },
+                **{name: text(fields.raw(name, ""), f"{where}.{name}", 1000) for name in _NEWER},
                 host=fields.text("host", 255),
                 port=fields.integer("port", 1, 65535),
                 boot_port=fields.integer("boot_port", 1, 65535),

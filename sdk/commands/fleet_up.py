@@ -56,6 +56,8 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     place = State.create(state)
     said = {name: value for name, value in given.items() if value not in (None, ())}
     settings = dataclasses.replace(place.settings(), **said)
+    if not settings.broker and any(said.get(name) for name in ("boot", "broker_reload", "nats")):
+        raise click.UsageError("--boot, --broker-reload and --nats go with --broker: our own broker needs none of them")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -1,25 +1,25 @@
 """Kills nodes of a NATS cluster, the server and devices at random moments, and then counts what arrived.
 
-    python -m tests.fleet.cluster_kills 100 [SEED] [postgresql://…]
+    python -m tests.fleet.cluster_kills 100 [SEED] [--workers 2] [--database postgresql://… | --postgres]
 
 As `kills.py` does with one broker. A node that was killed comes back after some seconds, before another is killed: a
-cluster of three bears the loss of one. Without a URL the registry is in SQLite.
+cluster of three bears the loss of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from edge.fleet.server.state import State
-from tests.fleet.counting_agent import promised
-from tests.fleet.kills import Processes, missing_numbers
+from tests.fleet.kills import Processes, arguments, run
 from tests.fleet.nats_lab import Cluster, free_nodes
+from tests.fleet.postgres import postgres_server
 
 # How long a cluster gets to bring a node up to date again.
 _BACK_SECONDS = 6.0
@@ -28,25 +28,23 @@ _BACK_SECONDS = 6.0
 class ClusterProcesses(Processes):
     """A fleet of processes whose broker is a cluster of three."""
 
-    def __init__(self, folder: Path, agents: int, database: str) -> None:
+    def __init__(self, folder: Path, agents: int, options: Sequence[str] = ()) -> None:
         nodes = free_nodes()
         self.cluster = Cluster(folder / "cluster", nodes)
-        self._database = database
         self.folder = folder
         listed = ",".join(str(node.at) for node in nodes)
         self.edge("fleet", "broker-config", "nats", "--nodes", listed, "-o", str(folder / "cluster"))
         self.cluster.start()
         self._calm_at = 0.0
-        super().__init__(folder, agents)
+        super().__init__(folder, agents, options)
 
     @property
     def enroll_url(self) -> str:
         return self.cluster.url("boot")
 
     def server_options(self) -> list[str]:
-        database = ["--db", self._database] if self._database else []
         urls = ["--broker", self.cluster.url("at"), "--boot", self.cluster.url("boot")]
-        return [*urls, "--nats", self.cluster.url("server"), *database]
+        return [*urls, "--nats", self.cluster.url("server")]
 
     def kill(self, victim: str) -> bool:
         if victim != "broker":
@@ -67,34 +65,25 @@ class ClusterProcesses(Processes):
             self.cluster.stop()
 
 
-def run(folder: Path, kills: int, seed: int, database: str = "", agents: int = 4, pause: float = 2.0) -> dict[str, int]:
-    """Kills so often, waits until all is quiet, and counts.
-
-    Returns:
-        Kills by victim, messages promised, and those of them that are missing: 0, or the test has found a bug.
-    """
-    random.seed(seed)
-    fleet = ClusterProcesses(folder, agents, database)
-    done: Counter[str] = Counter()
-    try:
-        while done.total() < kills:
-            time.sleep(random.uniform(0.05, 2 * pause))
-            victim = random.choice(("server", "broker", "broker", "agent"))
-            done["node" if victim == "broker" else victim] += fleet.kill(victim)
-        for agent in fleet.agents:
-            agent.kill()
-            agent.wait()
-        counts = [promised(home) for home in fleet.homes]
-        fleet.agents = [fleet.start_agent(home) for home in fleet.homes]
-        registry = State.existing(folder / "fleet").database()
-        missing = missing_numbers(registry, fleet.homes, counts)
-        registry.close()
-    finally:
-        fleet.stop()
-    return {**done, "promised": sum(counts), "missing": missing}
+def main() -> None:
+    given = arguments(__doc__ or "")
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-cluster-kills-"))
+        if given.postgres:
+            given.database = stack.enter_context(postgres_server(durable=True))
+        outcome = run(
+            Path(scratch),
+            given.kills,
+            given.seed,
+            agents=4,
+            pause=2.0,
+            workers=given.workers,
+            database=given.database,
+            processes=ClusterProcesses,
+        )
+        print(json.dumps({"seed": given.seed, **outcome}))
+    sys.exit(outcome["missing"] > 0)
 
 
 if __name__ == "__main__":
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-    with tempfile.TemporaryDirectory(prefix="edge-cluster-kills-") as scratch:
-        print(json.dumps({"seed": seed, **run(Path(scratch), int(sys.argv[1]), seed, *sys.argv[3:4])}))
+    main()

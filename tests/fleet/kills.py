@@ -25,7 +25,6 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from edge.fleet.server import tables
-from edge.fleet.server.database import Database
 from edge.fleet.server.state import State
 from tests.fleet.counting_agent import promised
 from tests.fleet.lab import free_ports, until
@@ -66,8 +65,7 @@ class Processes:
 
     def start_server(self) -> subprocess.Popen[bytes]:
         place = ["--metrics-port", "0", "--state", str(self.folder / "fleet"), "--log", "warning"]
-        options = [*self.server_options(), *self.options]
-        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *options, *place]
+        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *self.server_options(), *place, *self.options]
         environment = {**os.environ, "EDGE_FLEET_KILLS": str(self.folder)}
         with (self.folder / "server.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
@@ -134,27 +132,6 @@ class Processes:
         self.server.wait(30)
 
 
-def missing_numbers(database: Database, homes: Sequence[Path], counts: Sequence[int]) -> int:
-    """How many of the numbers that devices promised are not in the registry, after two minutes a device at most."""
-
-    def numbers(home: Path) -> set[int]:
-        query = sa.select(tables.reports.c.body).where(
-            tables.reports.c.device == home.name, tables.reports.c.kind == "tel"
-        )
-        with database.reading() as connection:
-            values = [json.loads(body)["values"] for body in connection.scalars(query)]
-        return {value["number"] for value in values if "number" in value}
-
-    missing = 0
-    for home, count in zip(homes, counts, strict=True):
-        wanted = set(range(1, count + 1))
-        deadline = time.monotonic() + 120
-        while (lacking := wanted - numbers(home)) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        missing += len(lacking)
-    return missing
-
-
 def run(
     folder: Path,
     kills: int,
@@ -163,12 +140,14 @@ def run(
     pause: float = 1.0,
     workers: int = 0,
     database: str = "",
+    processes: type[Processes] = Processes,
 ) -> dict[str, int]:
     """Kills so often, waits until all is quiet, and counts.
 
     Args:
         workers: of the server; they are killed too.
         database: URL of an empty PostgreSQL database; SQLite, if "".
+        processes: with which broker.
 
     Returns:
         Kills by victim, messages promised, and those of them that are missing: 0, or the test has found a bug.
@@ -176,7 +155,7 @@ def run(
     random.seed(seed)
     options = [*(["--workers", str(workers)] if workers else []), *(["--db", database] if database else [])]
     victims = ("server", "broker", "agent", *(["worker"] if workers else []))
-    fleet = Processes(folder, agents, options)
+    fleet = processes(folder, agents, options)
     done: Counter[str] = Counter()
     try:
         while done.total() < kills:
@@ -189,24 +168,44 @@ def run(
         counts = [promised(home) for home in fleet.homes]
         fleet.agents = [fleet.start_agent(home) for home in fleet.homes]
         registry = State.existing(folder / "fleet").database()
-        missing = missing_numbers(registry, fleet.homes, counts)
+
+        def numbers(home: Path) -> set[int]:
+            query = sa.select(tables.reports.c.body).where(
+                tables.reports.c.device == home.name, tables.reports.c.kind == "tel"
+            )
+            with registry.reading() as connection:
+                values = [json.loads(body)["values"] for body in connection.scalars(query)]
+            return {value["number"] for value in values if "number" in value}
+
+        missing: list[int] = []
+        for home, count in zip(fleet.homes, counts, strict=True):
+            wanted = set(range(1, count + 1))
+            deadline = time.monotonic() + 120
+            while (lacking := wanted - numbers(home)) and time.monotonic() < deadline:
+                time.sleep(0.5)
+            missing.extend(lacking)
         registry.close()
         left = set(fleet.worker_pids())
     finally:
         fleet.stop()
     until(lambda: not fleet.worker_pids(), 15, "workers outlived their server")
     assert len(left) <= max(workers, 0), f"{len(left)} workers ran at the end, {workers} were asked for"
-    return {**done, "promised": sum(counts), "missing": missing}
+    return {**done, "promised": sum(counts), "missing": len(missing)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a script that kills."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kills", type=int)
     parser.add_argument("seed", type=int, nargs="?", default=int(time.time()))
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database")
     parser.add_argument("--postgres", action="store_true", help="use a PostgreSQL server of its own")
-    given = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments(__doc__ or "")
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-kills-"))
         if given.postgres:

@@ -1,4 +1,4 @@
-"""A broker that the fleet does not run itself: several addresses, the command that has it read its files, the doctor."""
+"""A broker that the fleet does not run itself: several addresses, the command that has it read files, the doctor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,9 @@ from edge.fleet.server.broker import Listeners, Mosquitto
 from edge.fleet.server.doctor import examine
 from edge.fleet.server.nats import nodes_of
 from edge.fleet.server.reload_command import parse_command
+from edge.fleet.server.state import Settings, State
 from edge.runtime.errors import BadFile, EdgeError
+from edge.sdk.cli import cli
 from tests.fleet.lab import free_ports, needs_mosquitto, until
 from tests.fleet.test_fleet import INVENTORY, Fleet
 
@@ -191,4 +195,54 @@ def test_server_and_devices_take_the_next_of_several_addresses(elsewhere: Elsewh
         until(lambda agent=agent: agent.connected.is_set(), 20)
         agent.stop()
     with pytest.raises(EdgeError, match="no broker answers"):
-        enroll(fleet.home("b"), fleet.token(), "127.0.0.1", dead_boot, INVENTORY, "b", 5, others=[Address("127.0.0.1", dead)])
+        enroll(
+            fleet.home("b"),
+            fleet.token(),
+            "127.0.0.1",
+            dead_boot,
+            INVENTORY,
+            "b",
+            5,
+            others=[Address("127.0.0.1", dead)],
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--broker", "mqtts://a:8883,b:x"], "--broker: 'b:x'"),
+        (["--broker", "mqtts://a", "--boot", "mqtts://"], "--boot"),
+        (["--broker", "mqtts://a", "--nats", "a:8885"], "--nats"),
+        (["--broker", "mqtts://a", "--broker-reload", "kill '"], "--broker-reload"),
+    ],
+)
+def test_a_start_that_cannot_be_is_told_in_one_line_and_not_remembered(
+    options: list[str], part: str, tmp_path: Path
+) -> None:
+    words = ["fleet", "up", "--state", str(tmp_path / "fleet"), "--metrics-port", "0", *options]
+    result = CliRunner().invoke(cli, words, prog_name="edge")
+    assert result.exit_code == 1 and part in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert State.existing(tmp_path / "fleet").settings() == Settings()
+
+
+def test_the_configuration_of_a_cluster(tmp_path: Path) -> None:
+    words = ["fleet", "broker-config", "nats", "--state", str(tmp_path / "fleet"), "-o", str(tmp_path / "cluster")]
+    for nodes in ("a,b", "a,b,a", "a,b,c d"):
+        result = CliRunner().invoke(cli, [*words, "--nodes", nodes], prog_name="edge")
+        assert result.exit_code == 1 and result.stderr.count("\n") == 1
+        assert not (tmp_path / "cluster").exists()
+    result = CliRunner().invoke(cli, [*words, "--nodes", "a,b:7000,[fd00::1]"], prog_name="edge")
+    assert result.exit_code == 0, result.stderr
+    assert "--nats nats://a:8885,b:7002,[fd00::1]:8885" in result.stdout
+    secret = (tmp_path / "cluster/cluster.secret").read_text()
+    files = [path for path in (tmp_path / "cluster").rglob("*") if path.is_file()]
+    assert len(files) == 1 + 3 * 7
+    assert not [path for path in files if path.name != "route.pem" and path.stat().st_mode & 0o077]
+    assert CliRunner().invoke(cli, [*words, "--nodes", "a,b:7000,[fd00::1]"], prog_name="edge").exit_code == 0
+    assert (tmp_path / "cluster/cluster.secret").read_text() == secret
+    if shutil.which("nats-server"):
+        for path in files:
+            if path.suffix == ".conf":
+                check = ["nats-server", "-t", "-c", path.name]
+                done = subprocess.run(check, cwd=path.parent, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr

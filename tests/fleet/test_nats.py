@@ -17,8 +17,10 @@ import paho.mqtt.client as mqtt
 import pytest
 import sqlalchemy as sa
 
-nats = pytest.importorskip("nats")
+pytest.importorskip("nats")
 pytest.importorskip("tuf")
+
+import nats
 
 from edge.fleet.device.agent import Agent
 from edge.fleet.identity import SERVER_ID, client_id
@@ -167,7 +169,7 @@ def test_who_does_not_get_in(fleet: NatsFleet) -> None:
     def gets_in(port: int, certificate: Path | None, name: str, login: tuple[str, str] | None = None) -> bool:
         client = Client(port, root, certificate, name, login, protocol=mqtt.MQTTv311)
         found = client.got_in(5)
-        client.close()
+        client.mqtt.disconnect()
         return found
 
     for certificate in (foreign, expired, None):
@@ -200,31 +202,30 @@ def test_a_device_reaches_neither_the_servers_port_nor_the_clusters(fleet: NatsF
         with pytest.raises(Exception, match="(?i)authorization violation|timeout|EOF"):
             asyncio.run(connect(**login))
     for secret in ("", ',"user":"edge","pass":"guess"'):
-        with socket.create_connection((node.at.host, node.at.port + 3), 5) as plain:
-            with context.wrap_socket(plain) as tls:
-                tls.sendall(b'CONNECT {"verbose":false,"name":"x"%s}\r\n' % secret.encode())
-                tls.sendall(b'INFO {"server_id":"NX","server_name":"x","cluster":"edge"}\r\nPING\r\n')
-                said = b""
-                with contextlib.suppress(OSError):
-                    while data := tls.recv(65536):
-                        said += data
-                assert b"Authorization Violation" in said and b"PONG" not in said, said[:300]
+        plain = socket.create_connection((node.at.host, node.at.port + 3), 5)
+        with context.wrap_socket(plain) as tls:
+            tls.sendall(b'CONNECT {"verbose":false,"name":"x"%s}\r\n' % secret.encode())
+            tls.sendall(b'INFO {"server_id":"NX","server_name":"x","cluster":"edge"}\r\nPING\r\n')
+            said = b""
+            with contextlib.suppress(OSError):
+                while data := tls.recv(65536):
+                    said += data
+            assert b"Authorization Violation" in said and b"PONG" not in said, said[:300]
 
 
 def test_a_revoked_device_is_out_within_five_seconds(fleet: NatsFleet) -> None:
     updates = fleet.updating("thief")
     home = updates._agent.home
-    rival = fleet.cluster.nodes
     began = time.monotonic()
     with fleet.database.transaction() as connection:
         enrollment.revoke(connection, "thief", "ana@desk")
     agent = updates._agent
     until(lambda: not agent.connected.is_set(), 5, "its session goes on")
     print(f"its session ended after {time.monotonic() - began:.2f} s")
-    for node in rival:
+    for node in fleet.cluster.nodes:
         client = Client(node.at.port, fleet.server.authority.root_pem, home.identity, "thief", protocol=mqtt.MQTTv311)
         assert not client.got_in(3)
-        client.close()
+        client.mqtt.disconnect()
     assert not agent.connected.is_set()
 
 
