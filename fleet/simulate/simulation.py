@@ -134,7 +134,7 @@ class Simulation:
         lock = self._undo.enter_context(only_one(self.folder))
         host, port = _address(options.broker or settings.broker, settings.host, settings.port)
         with self._undo.pop_all() as undo:
-            new = [name for name in names if Home(self.folder / name).place() is None]
+            new = [name for name in names if not _enrolled(self.folder / name)]
             database = self._state.database()
             try:
                 tokens = membership.issue_tokens(database, new, self._actor, told)
@@ -252,6 +252,10 @@ class _Process:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.last = json.loads(line)
+
+
+def _enrolled(home: Path) -> bool:
+    return home.is_dir() and Home(home).place() is not None
 
 
 def folder_of(state: State) -> Path:
