@@ -25,6 +25,10 @@ DEVICE_ID = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 SERVER_ID = "@server"
 """Common name and client id of the fleet's own services; no device id can be equal to it."""
 
+MOST_WORKERS = 32
+WORKER_IDS = tuple(f"{SERVER_ID}-{number}" for number in range(1, MOST_WORKERS + 1))
+"""The same for the processes among which a server divides its devices; the broker knows as many."""
+
 EVERYONE = "all"
 """The topic segment that every device reads; not an id either."""
 
@@ -44,6 +48,11 @@ def device_id(text: str, where: str = "device") -> str:
             "a letter or digit at both ends"
         )
     return text
+
+
+def client_id(name: str) -> str:
+    """What a device with this id calls itself in MQTT: NATS takes no dot in a client id, and no id has a colon."""
+    return name.replace(".", ":")
 
 
 def suggested_id(name: str, key: str) -> str:
@@ -120,6 +129,15 @@ def claim_proof(key: bytes, request: bytes) -> str:
         request: the certificate request, DER.
     """
     return hmac.new(key, b"edge claim\0" + request, hashlib.sha256).hexdigest()
+
+
+def renewal_statement(request: bytes) -> bytes:
+    """What a device signs with the key that it has, to vouch for the one that it asks a certificate for.
+
+    Args:
+        request: the certificate request, DER.
+    """
+    return b"edge renewal\0" + request
 
 
 def is_token_id(text: str) -> bool:

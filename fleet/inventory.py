@@ -17,6 +17,8 @@ from edge.runtime.fields import Fields, text
 KINDS = ("linux", "microcontroller")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;/_+()@-]{0,99}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+# As manifests write them: "edge::ternary_linear.out", "aten::add.out".
+_OPERATOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:.]{0,99}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,6 +62,8 @@ class Inventory:
         models: what lies on it.
         board: of a microcontroller, "mps2-an386".
         target: the name in `edge targets` that it is, where known.
+        operators: what a board's firmware links, "edge::ternary_linear.out"; empty: not told.
+        dtypes: the number formats that its firmware computes with, "int8", "ternary"; empty: not told.
     """
 
     kind: Literal["linux", "microcontroller"] = "linux"
@@ -79,6 +83,8 @@ class Inventory:
     models: tuple[InstalledModel, ...] = ()
     board: str = ""
     target: str = ""
+    operators: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, value: object, where: str = "inventory") -> Inventory:
@@ -103,6 +109,8 @@ class Inventory:
                 labels=_names(fields.table("labels", 64, _word), f"{where}.labels"),
                 boards=fields.items("boards", 256, _name),
                 models=fields.items("models", 64, InstalledModel.read),
+                operators=fields.items("operators", 256, _operator),
+                dtypes=fields.items("dtypes", 16, _name),
             )
         except BadFile as error:
             raise BadMessage(str(error)) from error
@@ -123,6 +131,8 @@ _DEFAULTS: dict[str, object] = {
     "labels": {},
     "boards": [],
     "models": [],
+    "operators": [],
+    "dtypes": [],
     **dict.fromkeys(_WORDS, ""),
 }
 
@@ -133,6 +143,10 @@ def _word(value: object, where: str) -> str:
 
 def _name(value: object, where: str) -> str:
     return text(value, where, 64, _NAME)
+
+
+def _operator(value: object, where: str) -> str:
+    return text(value, where, 100, _OPERATOR)
 
 
 def _optional_word(fields: Fields, name: str) -> str:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import read_address
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID
 from edge.fleet.inventory import Inventory
@@ -39,8 +41,10 @@ FINAL_JOB_STATES = ("active", "done", "failed", "rolled-back")
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SETTING = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
+_SIGNATURE = re.compile(r"[0-9a-f]{16,160}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
 _MOST_SEQ = 2**53 - 1
 _T = TypeVar("_T")
@@ -68,6 +72,8 @@ class Envelope:
             BadMessage: it is too large, no UTF-8, no JSON, too deep, of another version, or a field is wrong.
         """
         value = parse(payload, where)
+        if isinstance(value, dict) and (plain := cls._plain(value)) is not None:
+            return plain
         try:
             fields = Fields(value, where)
             fields.integer("v", VERSION, VERSION)
@@ -82,6 +88,24 @@ class Envelope:
             )
         except BadFile as error:
             raise BadMessage(str(error)) from error
+
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> Envelope | None:
+        """The same of what is right at a glance, as nearly all is: finding words for what is wrong costs more."""
+        boot, seq, at, body = value.get("boot"), value.get("seq"), value.get("at"), value.get("body")
+        if (
+            value.get("v") == VERSION
+            and type(value["v"]) is int
+            and type(boot) is str
+            and _BOOT.fullmatch(boot)
+            and type(seq) is int
+            and 0 < seq <= _MOST_SEQ
+            and type(at) is float
+            and 0 <= at <= 2**40
+            and type(body) is dict
+        ):
+            return cls(boot, seq, at, body)
+        return None
 
     def encode(self) -> bytes:
         """The bytes of the message.
@@ -104,7 +128,8 @@ def parse(payload: bytes, where: str) -> object:
         value: object = _DECODER.decode(payload.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"{where}: not JSON in UTF-8 ({str(error)[:80]})") from error
-    _check(value, where, DEEPEST)
+    if payload.count(b"{") + payload.count(b"[") > DEEPEST or _LARGE.search(payload):
+        _check(value, where, DEEPEST)
     return value
 
 
@@ -127,6 +152,10 @@ def _no_constant(word: str) -> float:
 # Made once: json.loads and json.dumps make one a call where they are given options.
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
 _ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+# What is written with fewer digits than these fits 64 bits, or a float.
+_LARGE = re.compile(rb"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 
 
 def _check(value: object, where: str, levels: int) -> None:
@@ -185,7 +214,7 @@ class Telemetry:
     @classmethod
     def read(cls, body: object, where: str = "tel") -> Telemetry:
         def reading(fields: Fields) -> Telemetry:
-            values = fields.table("values", 256, _measured)
+            values = fields.table("values", 256, measured)
             for name in values:
                 text(name, f"{where}.values", 100)
             return cls(values)
@@ -196,7 +225,12 @@ class Telemetry:
         return {"values": self.values}
 
 
-def _measured(value: object, where: str) -> float | int | str | bool:
+def measured(value: object, where: str) -> float | int | str | bool:
+    """A value that is measured or set: a number, a text of at most 1,000 characters, true or false.
+
+    Raises:
+        BadFile: it is something else.
+    """
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -219,10 +253,13 @@ class JobReport:
         def reading(fields: Fields) -> JobReport:
             detail, metrics = fields.raw("detail", ""), fields.raw("metrics", {})
             inner = Fields({"metrics": metrics}, where)
+            figures = inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308))
+            for name in figures:
+                text(name, f"{where}.metrics", 100)
             return cls(
                 state=fields.choice("state", JOB_STATES),
                 detail=text(detail, f"{where}.detail", 1000),
-                metrics=inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308)),
+                metrics=figures,
             )
 
         return _reader(reading, body, where)
@@ -253,6 +290,32 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Desired:
+    """The arguments of a job `shadow`: what a device should be.
+
+    Attributes:
+        version: counts up; 0 where nothing was ever wanted.
+        settings: numbers, texts and booleans by name, at most 64.
+    """
+
+    version: int = 0
+    settings: dict[str, float | int | str | bool] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, body: object, where: str = "shadow") -> Desired:
+        def reading(fields: Fields) -> Desired:
+            settings = fields.table("desired", 64, measured)
+            for name in settings:
+                text(name, f"{where}.desired", 64, _SETTING)
+            return cls(fields.integer("version", 0, _MOST_SEQ), settings)
+
+        return _reader(reading, body, where)
+
+    def json(self) -> dict[str, Any]:
+        return {"version": self.version, "desired": self.settings}
+
+
+@dataclass(frozen=True)
 class CertificateRequest:
     """`up/csr`, and `boot/<token>/up`: a certificate is asked for.
 
@@ -262,30 +325,39 @@ class CertificateRequest:
             or the id of a board behind it.
         proof: `edge.fleet.identity.claim_proof`, on the bootstrap topics only.
         inventory: what the operator sees before deciding.
+        vouched: ECDSA signature (SHA-256; DER, hexadecimal) of `edge.fleet.identity.renewal_statement` by the key that
+            the device has a certificate for: a renewal, on `up/csr`, needs it.
     """
 
     csr: str
     device: str = ""
     proof: str = ""
     inventory: Inventory | None = None
+    vouched: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "csr") -> CertificateRequest:
         def reading(fields: Fields) -> CertificateRequest:
-            device, proof, inventory = (fields.raw(name, None) for name in ("device", "proof", "inventory"))
+            names = ("device", "proof", "inventory", "vouched")
+            device, proof, inventory, vouched = (fields.raw(name, None) for name in names)
             return cls(
                 csr=_pem(fields.raw("csr"), f"{where}.csr"),
                 device=text(device, f"{where}.device", 64, DEVICE_ID) if device else "",
                 proof=text(proof, f"{where}.proof", 64, _HASH) if proof else "",
                 inventory=None if inventory is None else Inventory.read(inventory, f"{where}.inventory"),
+                vouched=text(vouched, f"{where}.vouched", 160, _SIGNATURE) if vouched else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         inventory = None if self.inventory is None else self.inventory.json()
-        return {"csr": self.csr, "device": self.device, "proof": self.proof, "inventory": inventory}
+        named = {"csr": self.csr, "device": self.device, "proof": self.proof, "inventory": inventory}
+        return {**named, "vouched": self.vouched}
 
+
+# Of a root in an answer, in which two PEM chains of a few KB stand too; a longer one is asked for by name.
+LONGEST_ROOT = 32_000
 
 ENROLLMENT_STATES = ("pending", "issued", "rejected")
 
@@ -301,7 +373,9 @@ class CertificateAnswer:
         certificate: the device's, then the issuing authority's, PEM.
         root: the fleet's root, PEM.
         port: of the broker's main listener, on the host that the device already talks to.
+        addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
+        models_root: root of the TUF metadata that models are signed with, JSON; "" from a server that does not say.
     """
 
     state: str
@@ -311,11 +385,14 @@ class CertificateAnswer:
     root: str = ""
     port: int = 0
     detail: str = ""
+    addresses: tuple[str, ...] = ()
+    models_root: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
         def reading(fields: Fields) -> CertificateAnswer:
             state = fields.choice("state", ENROLLMENT_STATES)
+            inner = Fields({"addresses": fields.raw("addresses", [])}, where)
             issued = state == "issued"
             return cls(
                 state=state,
@@ -325,12 +402,23 @@ class CertificateAnswer:
                 root=_pem(fields.raw("root"), f"{where}.root") if issued else "",
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
+                addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
+                models_root=_models_root(fields.raw("models_root", ""), f"{where}.models_root") if issued else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _models_root(value: object, where: str) -> str:
+    """Text of at most `LONGEST_ROOT` characters; who signed it is for `edge.fleet.device.trusted_metadata` to check."""
+    if not isinstance(value, str):
+        raise BadFile(f"{where}: expected text, found {kind_of(value)}")
+    if len(value) > LONGEST_ROOT:
+        raise BadFile(f"{where}: {len(value)} characters; at most {LONGEST_ROOT} are read")
+    return value
 
 
 def _pem(value: object, where: str, most: int = 1) -> str:

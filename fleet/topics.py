@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from edge.fleet.errors import BadMessage
 from edge.fleet.identity import DEVICE_ID, is_token_id
 
 ROOT = "f/v1"
 EVERY_UP = f"{ROOT}/+/up/#"
+EVERY_DOWN = f"{ROOT}/+/down/#"
 EVERY_BOOT = "boot/+/up"
+EVERY_REQUEST = f"{ROOT}/+/up/csr"
 _REST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _UP_LENGTHS = {"hello": 0, "status": 0, "tel": 0, "job": 1, "fl": 2, "td": 0, "csr": 0, "blob": 0}
 
@@ -37,6 +40,11 @@ def up(device: str, kind: str, *rest: str) -> str:
     return "/".join((ROOT, device, "up", kind, *rest))
 
 
+def all_up(device: str) -> list[str]:
+    """Filters that match all topics on which a device publishes, and no others."""
+    return ["/".join((ROOT, device, "up", kind, *["+"] * count)) for kind, count in _UP_LENGTHS.items()]
+
+
 def down(device: str, kind: str, *rest: str) -> str:
     """down("attic", "ack", "12") -> "f/v1/attic/down/ack/12"."""
     return "/".join((ROOT, device, "down", kind, *rest))
@@ -45,6 +53,11 @@ def down(device: str, kind: str, *rest: str) -> str:
 def everything_down(device: str) -> str:
     """The filter that a device subscribes to."""
     return f"{ROOT}/{device}/down/#"
+
+
+def everything_up(device: str) -> str:
+    """The filter for all that a device says."""
+    return f"{ROOT}/{device}/up/#"
 
 
 def to_all(kind: str, *rest: str) -> str:
@@ -60,6 +73,7 @@ def boot_down(token: str) -> str:
     return f"boot/{token}/down"
 
 
+@lru_cache(maxsize=10_000)
 def parse_up(topic: str) -> Up:
     """Takes apart the topic of a device's message.
 

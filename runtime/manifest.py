@@ -9,11 +9,11 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.fields import Fields, integer, kind_of, number, shown, text
+from edge.runtime.record import Record
 from edge.runtime.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def check_license(value: str, where: str) -> None:
         raise BadInput(f"{error}: give an SPDX identifier, as Apache-2.0") from None
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(Record):
     """A tensor that goes in or comes out: NumPy dtype name and fixed shape, batch axis included."""
 
     name: str
@@ -80,15 +79,13 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
 class InputSpec(TensorSpec):
     """An input, and how `Model.predict` makes it from an image, a recording or an array."""
 
     preprocess: Preprocess | None = None
 
 
-@dataclass(frozen=True)
-class FileEntry:
+class FileEntry(Record):
     """One file of the bundle.
 
     Args:
@@ -105,11 +102,10 @@ class FileEntry:
     bytes: int
     arena_bytes: int | None = None
     macs: int | None = None
-    ops: Mapping[str, int] = field(default_factory=dict)
+    ops: Mapping[str, int] = {}
 
 
-@dataclass(frozen=True)
-class LayerRecord:
+class LayerRecord(Record):
     """A layer with weights: `kind` as "linear" or "conv2d", `bits` a weight, `bytes` as stored, zeros as a share."""
 
     name: str
@@ -121,8 +117,7 @@ class LayerRecord:
     macs: int
 
 
-@dataclass(frozen=True)
-class Quantization:
+class Quantization(Record):
     """How the weights were quantized: `bits` (1.58, 2, 4, 8 or 32), `measure`, `conv` and `norm`, as `QuantConfig`."""
 
     bits: float
@@ -132,8 +127,7 @@ class Quantization:
     layers: tuple[LayerRecord, ...] = ()
 
 
-@dataclass(frozen=True)
-class EngineMetric:
+class EngineMetric(Record):
     """What one engine reached with the exported file on `samples` held-out samples.
 
     `agreement` is the share of samples with torch's top-1, `max_abs_error` the largest difference of any output.
@@ -146,19 +140,17 @@ class EngineMetric:
     samples: int
 
 
-@dataclass(frozen=True)
-class Metrics:
+class Metrics(Record):
     """`metric` (such as "accuracy", 0..1): `torch` and its unquantized twin `float` on `samples` held-out samples."""
 
     metric: str
     samples: int
     torch: _Float
     float: _Float | None
-    engines: Mapping[str, EngineMetric] = field(default_factory=dict)
+    engines: Mapping[str, EngineMetric] = {}
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(Record):
     """See docs/manifest.md for each field.
 
     Raises:
@@ -175,10 +167,10 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     files: Mapping[str, FileEntry]
     labels: tuple[str, ...] = ()
-    generator: Mapping[str, str] = field(default_factory=dict)
+    generator: Mapping[str, str] = {}
     quantization: Quantization | None = None
     metrics: Metrics | None = None
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = {}
     reference: str | None = None
 
     def __post_init__(self) -> None:
@@ -295,7 +287,7 @@ class Manifest:
 
 
 def _plain(record: Any) -> dict[str, Any]:
-    """A flat dataclass as JSON values; nested records are written over it by the caller."""
+    """A flat record as JSON values; nested records are written over it by the caller."""
     made: dict[str, Any] = {}
     for key, value in vars(record).items():
         if isinstance(value, tuple):

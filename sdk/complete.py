@@ -5,7 +5,9 @@ here again, and tests hold them against it.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -47,6 +49,45 @@ def files(suffixes: Iterable[str], names: Iterable[str] = ()) -> Completer:
         if any(not set(word).isdisjoint(" \t\n'\"\\$`&|;<>()*?[]#!,:") for word in found):
             return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(word) for word in (*matching, *found)]
+
+    return complete
+
+
+# What each kind of name is in the registry of a fleet.
+_NAMES = {
+    "device": "SELECT id FROM devices WHERE id LIKE ? ESCAPE '!'",
+    "pending": "SELECT device FROM enrollments WHERE state = 'pending' AND device LIKE ? ESCAPE '!'",
+    "rollout": "SELECT id FROM rollouts WHERE id LIKE ? ESCAPE '!'",
+    "model": "SELECT name FROM models WHERE name LIKE ? ESCAPE '!' UNION SELECT name || ':' || version FROM models"
+    " WHERE name || ':' || version LIKE ? ESCAPE '!'",
+}
+_MOST_NAMES = 200
+
+
+def fleet_names(kind: str) -> Completer:
+    """A completer that offers what a fleet on this machine knows: "device", "pending", "rollout", "model".
+
+    It reads the registry's SQLite file by itself, as the fleet's own modules take too long to import for a press of
+    Tab; nothing is offered of a registry in PostgreSQL.
+    """
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> "list[CompletionItem]":
+        import sqlite3
+        from contextlib import closing
+
+        from click.shell_completion import CompletionItem
+
+        from edge.sdk.fleet_options import default_state
+
+        place = ctx.params.get("state") or os.environ.get("EDGE_FLEET") or default_state()
+        pattern = re.sub("([!%_])", r"!\1", incomplete) + "%"
+        query = f"SELECT * FROM ({_NAMES[kind]}) ORDER BY 1 LIMIT {_MOST_NAMES}"  # noqa: S608 (all of it is here)
+        try:
+            uri = f"{Path(place, 'registry.sqlite').absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=0.2)) as registry:
+                return [CompletionItem(row[0]) for row in registry.execute(query, [pattern] * query.count("?"))]
+        except sqlite3.Error:  # no fleet here, or one that was never up
+            return []
 
     return complete
 

@@ -54,3 +54,37 @@ def operator() -> str:
     """Who is at the keyboard, for the audit log: "ana@hostname"; through sudo, who called it."""
     name = os.environ.get("SUDO_USER") or getpass.getuser()
     return f"{name}@{socket.gethostname()}"
+
+
+def where_option(command: _Command) -> _Command:
+    """Adds `--where` (parameter `where`, a text or None)."""
+    return click.option(
+        "--where", metavar="FILTER", help="All devices that FILTER names, as 'building=7 and ram>=256KB'."
+    )(command)
+
+
+def device_first(words: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Takes "attic floor=2" apart into the device, if one is named, and what is set: no device has "=" in its name."""
+    named = words[0] if words and "=" not in words[0] else None
+    return named, words[named is not None :]
+
+
+def one_or_where(database: "Database", device: str | None, where: str | None) -> list[str]:
+    """The devices that a command is for: the one that is named, or all that a filter finds.
+
+    Raises:
+        click.UsageError: neither is given, or both.
+        FleetError: the filter finds none.
+        BadInput: it is no filter.
+    """
+    from edge.fleet.errors import FleetError
+    from edge.fleet.server.updates.selection import selector
+
+    if (device is None) == (where is None):
+        raise click.UsageError("name a device, or --where FILTER")
+    if device is not None:
+        return [device]
+    found = selector(database)(where or "")
+    if not found:
+        raise FleetError(f"--where {where}: no device is found")
+    return found

@@ -30,7 +30,9 @@ from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
 from edge.fleet.device.jobs import AnyJobHandler, JobHandler, Jobs, Report
 from edge.fleet.device.outbox import Outbox
+from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
 from edge.fleet.errors import BadMessage, FleetError
+from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import (
     ROLL_CALL_SECONDS,
@@ -50,13 +52,18 @@ from edge.runtime.errors import EdgeError
 from edge.runtime.fields import Fields
 
 _log = logging.getLogger("edge.fleet.agent")
+_every_log = logging.getLogger("edge.fleet")
 
 KEEPALIVE_SECONDS = 60
 # Messages on their way at once; what was not acknowledged is sent again after a while, in case it was dropped.
 WINDOW = 100
 _RESEND_SECONDS = 20.0
+# At most once: what counts is the server's acknowledgement, not a broker's. More would cost: a NATS cluster keeps a
+# replicated consumer for each subscription at QoS 1, and writes each message at QoS 1 to three disks.
+_QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+_MOST_JOBS = 1000
 # A broker that knows one version of MQTT may say nothing at all to the other.
 _ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
@@ -100,15 +107,18 @@ class Agent:
         self._measure = measure
         self._status = Sender()
         self._protocol = mqtt.MQTTv5
+        # Which of several brokers: devices spread over them, and each takes the next when one fails it.
+        self._turn = random.randrange(1 << 16)  # noqa: S311
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._lost = threading.Event()
         self._client: mqtt.Client | None = None
+        self._broker = place.brokers[0]
         self._sent: dict[tuple[str, int], float] = {}
         self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
         self._queued_jobs: set[str] = set()
-        self._tasks = Jobs(place.id, self.outbox, self.report)
+        self._tasks = Jobs(place.id, self.outbox, self.report, self.inventory_changed)
         self._job_seen: list[Callable[[str, Job], None]] = []
         self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
         self._down_handlers["cert"] = self._certificate_came
@@ -118,6 +128,10 @@ class Agent:
         self._inventory: Inventory | None = None
         self._asked_at = 0.0
         self.on_job("hello", self._hello)
+        self.shadow = DeviceShadow(home.folder)
+        self.shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, heartbeat)
+        self.shadow.obey("log", log_level_of, _every_log.setLevel, _every_log.level)
+        self.on_job("shadow", self._take_shadow)
 
     # For the parts of edge that add to the agent.
 
@@ -183,6 +197,7 @@ class Agent:
                     _log.warning("%s: %s", self.place.id, error)
                 except Exception:  # a device must not fall silent because of one connection
                     _log.exception("%s: a connection ended by a bug in edge", self.place.id)
+                self._turn += 1
                 if time.monotonic() - began > _GOOD_SESSION_SECONDS:
                     pause = _SHORTEST_PAUSE
                 # Random: a thousand devices that lost their broker at once must not come back at once.
@@ -201,18 +216,23 @@ class Agent:
     def _session(self) -> None:
         """One connection, from its beginning to its end."""
         place = self.place
+        brokers = place.brokers
+        self._broker = broker = brokers[self._turn % len(brokers)]
         self._lost.clear()
         client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=place.id, protocol=self._protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id(place.id),
+            protocol=self._protocol,
+            reconnect_on_failure=False,
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
-        client.will_set(topics.up(place.id, "status"), self._online(False), 1)
+        client.will_set(topics.up(place.id, "status"), self._online(False), _QOS)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._now(self.connected)
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = lambda *_: self._now(self._lost)
         client.on_message = self._on_message
-        client.connect(place.host, place.port, KEEPALIVE_SECONDS)
+        client.connect(broker.host, broker.port, KEEPALIVE_SECONDS)
         self._client = client
         client.loop_start()
         try:
@@ -220,7 +240,7 @@ class Agent:
         finally:
             if self.connected.is_set() and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
-                    client.publish(topics.up(place.id, "status"), self._online(False), 1).wait_for_publish(2)
+                    client.publish(topics.up(place.id, "status"), self._online(False), _QOS).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
@@ -229,12 +249,12 @@ class Agent:
 
     def _serve(self, client: mqtt.Client) -> None:
         deadline = time.monotonic() + _ANSWER_SECONDS
-        next_beat = next_renewal = 0.0
+        next_renewal, last_beat, jitter = 0.0, -1e9, 1.0
         while not self._stop.is_set() and not self._lost.is_set():
             now = time.monotonic()
             if self.connected.is_set():
-                if now >= next_beat:
-                    next_beat = now + self._heartbeat * random.uniform(0.9, 1.1)  # noqa: S311
+                if now >= last_beat + jitter * self._heartbeat:
+                    last_beat, jitter = now, random.uniform(0.9, 1.1)  # noqa: S311
                     self._beat()
                 if now >= next_renewal:
                     next_renewal = now + _RENEWAL_SECONDS
@@ -242,11 +262,13 @@ class Agent:
                 self._send_waiting(client)
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
-                    client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
+                    client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+                    self._sent.clear()  # the server was away: what was on its way may not have come
+                next_beat = last_beat + jitter * self._heartbeat
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
             elif now > deadline:
                 self._protocol = other_protocol(self._protocol, None)
-                raise FleetError(f"the broker at {self.place.host}:{self.place.port} does not answer")
+                raise FleetError(f"the broker at {self._broker} does not answer")
             else:
                 pause = 1.0
             self._wake.wait(pause)
@@ -254,7 +276,7 @@ class Agent:
             self._take_acknowledgements()
         if self._lost.is_set() and not self.connected.is_set():
             why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
-            raise FleetError(f"the broker at {self.place.host}:{self.place.port} ends the connection ({why})")
+            raise FleetError(f"the broker at {self._broker} ends the connection ({why})")
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -263,9 +285,16 @@ class Agent:
             self._lost.set()
             self._wake.set()
             return
-        client.subscribe([(topics.everything_down(self.place.id), 1), (topics.to_all("#"), 1)])
-        client.publish(topics.up(self.place.id, "status"), self._online(True), 1)
-        _log.info("%s: connected to %s:%d", self.place.id, self.place.host, self.place.port)
+        client.subscribe([(topics.everything_down(self.place.id), _QOS), (topics.to_all("#"), _QOS)])
+        client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+        _log.info("%s: connected to %s", self.place.id, self._broker)
+
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if any(code.is_failure for code in codes):  # a connection on which nothing would come down
+            _log.warning("%s: the broker at %s lets this device hear nothing", self.place.id, self._broker)
+            self._now(self._lost)
+        else:
+            self._now(self.connected)
 
     def _now(self, event: threading.Event) -> None:
         event.set()
@@ -290,7 +319,7 @@ class Agent:
             key = (envelope.boot, envelope.seq)
             if now - self._sent.get(key, -_RESEND_SECONDS) >= _RESEND_SECONDS:
                 self._sent[key] = now
-                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), 1)
+                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), _QOS)
 
     def _take_acknowledgements(self) -> None:
         by_boot: dict[str, list[int]] = {}
@@ -324,7 +353,8 @@ class Agent:
         boot, error = fields.text("boot", 16), fields.raw("error", "")
         if len(rest) != 1 or not rest[0].isdigit():
             raise BadMessage("ack: no number in its topic")
-        self._acks.put((boot, int(rest[0]), str(error)[:500]))
+        told = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:500])
+        self._acks.put((boot, int(rest[0]), told))
         self._wake.set()
 
     def _roll_called(self, rest: tuple[str, ...], payload: bytes) -> None:
@@ -338,9 +368,14 @@ class Agent:
         job = Job.read(Envelope.read(payload, "job").body)
         for seen in self._job_seen:
             seen(rest[0], job)
-        if rest[0] not in self._queued_jobs:
-            self._queued_jobs.add(rest[0])
-            self._jobs.put((rest[0], job))
+        if rest[0] in self._queued_jobs:
+            return
+        # A server that floods, or takes no reports, must fill neither memory nor disk; an honest one sends again.
+        if len(self._queued_jobs) >= _MOST_JOBS or self.outbox.is_full:
+            _log.warning("%s: too much to do, or to tell: a job is not taken now", self.place.id)
+            return
+        self._queued_jobs.add(rest[0])
+        self._jobs.put((rest[0], job))
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
@@ -356,14 +391,22 @@ class Agent:
         self._say_hello()
         report(JobReport("done"))
 
+    def _take_shadow(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        news = self.shadow.apply(arguments)
+        report(JobReport("done", "" if news else "something newer was applied before"))
+
+    def _set_heartbeat(self, seconds: float) -> None:
+        self._heartbeat = seconds
+        self._wake.set()
+
     # The certificate.
 
     def _renew(self) -> None:
         """Asks for the next certificate when it is time to, and again until it comes."""
         due = time.time() >= self.home.renewal_due()
         if due or self.home.waits_for():
-            csr, _, _ = self.home.next_request()
-            self.report("csr", CertificateRequest(csr).json())
+            csr, der, _ = self.home.next_request()
+            self.report("csr", CertificateRequest(csr, vouched=self.home.vouch(der)).json())
             _log.info("%s: asks for its next certificate", self.place.id)
 
     def _certificate_came(self, rest: tuple[str, ...], payload: bytes) -> None:

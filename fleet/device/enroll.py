@@ -15,7 +15,7 @@ import random
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paho.mqtt.client as mqtt
@@ -23,6 +23,7 @@ from cryptography import x509
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.fleet import topics
+from edge.fleet.addresses import Address
 from edge.fleet.device.home import Home, Place
 from edge.fleet.errors import FleetError, Refused
 from edge.fleet.identity import ClaimToken, claim_proof, key_fingerprint, pin_of
@@ -47,6 +48,7 @@ def enroll(
     wait: float | None = None,
     note: Callable[[str], None] = lambda text: None,
     stop: threading.Event | None = None,
+    others: Sequence[Address] = (),
     pinned: Callable[[str, int, str], ssl.SSLContext] | None = None,
 ) -> Place | None:
     """Asks for a certificate and waits for it.
@@ -58,6 +60,7 @@ def enroll(
         wait: seconds to wait for an operator's approval; None waits without end.
         note: told what happens, in lines for people.
         stop: ends the waiting when it is set.
+        others: bootstrap listeners that are as good, tried in turn with the first.
         pinned: `pinned_context`, for many devices one that remembers what it gave.
 
     Returns:
@@ -73,9 +76,11 @@ def enroll(
     deadline = None if wait is None else time.monotonic() + wait
     told, delay, first, attempts = "", 1.0, True, 0
     protocol = mqtt.MQTTv5
+    listeners, turn = (Address(host, port), *others), 0
     while not stop.is_set():
+        at = listeners[turn % len(listeners)]
         try:
-            with _Claim(host, port, token, protocol, pinned or pinned_context) as claim:
+            with _Claim(at.host, at.port, token, protocol, pinned or pinned_context) as claim:
                 delay, first, attempts = 1.0, False, 0
                 while not stop.is_set():
                     claim.ask(request)
@@ -84,7 +89,7 @@ def enroll(
                         if answer.state == "rejected":
                             raise Refused(answer.detail or "the fleet refuses the request")
                         if answer.key == key and answer.state == "issued":
-                            return home.accept(answer, host)
+                            return home.accept(answer, at.host)
                         if answer.detail != told:
                             told = answer.detail
                             note(told)
@@ -98,8 +103,11 @@ def enroll(
             if attempts == _ATTEMPTS or stop.wait(0.7):
                 raise
         except ConnectionError as error:
+            turn += 1
+            if first and turn < len(listeners):
+                continue
             if first:
-                raise FleetError(f"{host}:{port}: {error}") from error
+                raise FleetError(f"{at}: {error}") from error
             if deadline is not None and time.monotonic() >= deadline:
                 return None
             stop.wait(delay * random.uniform(0.5, 1))  # noqa: S311 (spreads load, guards nothing)
@@ -166,7 +174,7 @@ class _Claim:
         client.tls_set_context(context)
         client.username_pw_set(token.id, token.secret)
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *_: self._ready.set()
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         try:
@@ -190,7 +198,7 @@ class _Claim:
         self._client.loop_stop()
 
     def ask(self, request: CertificateRequest) -> None:
-        self._client.publish(topics.boot_up(self._token.id), self._sender.wrap(request.json()).encode(), 1)
+        self._client.publish(topics.boot_up(self._token.id), self._sender.wrap(request.json()).encode(), 0)
 
     def answer(self, seconds: float, stop: threading.Event) -> CertificateAnswer | None:
         """The next answer; None if none comes in time, or `stop` is set."""
@@ -214,7 +222,12 @@ class _Claim:
             )
             self._ready.set()
         else:
-            client.subscribe(topics.boot_down(self._token.id), 1)
+            client.subscribe(topics.boot_down(self._token.id), 0)
+
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if codes[0].is_failure:
+            self._answers.put(ConnectionError("the broker does not let the answer through"))
+        self._ready.set()
 
     def _on_disconnect(self, *_: object) -> None:
         self._answers.put(ConnectionError("the broker ended the connection"))

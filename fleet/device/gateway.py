@@ -43,6 +43,10 @@ class Board(Protocol):
         """Values to report at each heartbeat."""
         ...
 
+    def seen(self, job: str, kind: str, arguments: dict[str, Any]) -> None:
+        """Sees a job as it comes, before its turn, on the network's thread: it must be quick."""
+        ...
+
     def do(self, job: str, kind: str, arguments: dict[str, Any], report: Report) -> None:
         """Does a job of a kind that the agent does not do by itself, as `edge.fleet.device.agent.JobHandler` says."""
         ...
@@ -126,6 +130,7 @@ class Gateway:
                 return
             agent = Agent(home, board.inventory, self._heartbeat, board.measure)
             agent.on_any_job(board.do)
+            agent.on_job_seen(lambda name, job: board.seen(name, job.kind, job.arguments))
             thread = threading.Thread(target=agent.run, name=agent.place.id, daemon=True)
             self._running[board.name] = (agent, thread)
         thread.start()

@@ -8,7 +8,8 @@ labels.json    the labels that the device gives itself: {"building": "7"}
 trust/         what the fleet signs its models with: see `edge.fleet.device.trusted_metadata`
 models/        see `edge.fleet.device.models`
 inputs/        what models saw, kept to try new ones on: see `edge.fleet.device.inputs`
-    outbox.sqlite  messages that were not acknowledged
+outbox.sqlite  messages that were not acknowledged
+shadow.json    what the operator wants the device to be: see `edge.fleet.device.shadow`
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import NameOID
 
+from edge.fleet.addresses import MOST as MOST_ADDRESSES
+from edge.fleet.addresses import Address, read_address
+from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import DEVICE_ID, key_fingerprint
+from edge.fleet.identity import DEVICE_ID, key_fingerprint, renewal_statement
 from edge.fleet.messages import CertificateAnswer
-from edge.runtime.errors import BadFile
+from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
 from edge.runtime.whole_file import whole_file
 
@@ -46,11 +50,22 @@ def default_home() -> Path:
 
 @dataclass(frozen=True)
 class Place:
-    """Who the device is, and the host and port of its broker."""
+    """Who the device is, and where its broker is.
+
+    Attributes:
+        host, port: of the broker.
+        others: "host:port" of those that are as good.
+    """
 
     id: str
     host: str
     port: int
+    others: tuple[str, ...] = ()
+
+    @property
+    def brokers(self) -> tuple[Address, ...]:
+        """All brokers that the device may connect to."""
+        return (Address(self.host, self.port), *(Address.parse(other, self.port) for other in self.others))
 
 
 class Home:
@@ -81,7 +96,13 @@ class Home:
         """
         try:
             fields = Fields(json.loads(self._place.read_text()), str(self._place))
-            return Place(fields.text("id", 64, DEVICE_ID), fields.text("host", 255), fields.integer("port", 1, 65535))
+            inner = Fields({"others": fields.raw("others", [])}, str(self._place))  # older homes have none
+            return Place(
+                fields.text("id", 64, DEVICE_ID),
+                fields.text("host", 255),
+                fields.integer("port", 1, 65535),
+                inner.items("others", MOST_ADDRESSES, read_address),
+            )
         except FileNotFoundError:
             return None
         except (ValueError, BadFile) as error:
@@ -104,6 +125,19 @@ class Home:
             key_fingerprint(key.public_key()),
         )
 
+    def vouch(self, request: bytes) -> str:
+        """The signature of this device's present key under a certificate request (DER), hexadecimal.
+
+        Raises:
+            FleetError: the key cannot be read.
+        """
+        try:
+            key = load_pem_private_key(self.identity.read_bytes(), None)
+        except (OSError, ValueError) as error:
+            raise FleetError(f"{self.identity}: not readable ({error}): enroll the device again") from error
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key.sign(renewal_statement(request), ec.ECDSA(hashes.SHA256())).hex()
+
     def waits_for(self) -> str | None:
         """The fingerprint of the key for which a certificate was asked, if one was."""
         key = self._load_next()
@@ -114,7 +148,8 @@ class Home:
 
     def reset(self) -> None:
         """Forgets which fleet the device belonged to, its key, and what it had to say there."""
-        for path in (self._place, self.identity, self.root, self._next_key, *self.folder.glob("outbox.sqlite*")):
+        files = (self._place, self.identity, self.root, self._next_key, self.folder / "shadow.json")
+        for path in (*files, *self.folder.glob("outbox.sqlite*")):
             path.unlink(missing_ok=True)
         for path in (self.folder / "trust").glob("*.json"):  # what the other fleet signs its models with
             path.unlink(missing_ok=True)
@@ -141,6 +176,12 @@ class Home:
     def accept(self, answer: CertificateAnswer, host: str) -> Place:
         """Puts an issued certificate in place, with its key.
 
+        The root of what models are signed with comes along, if the device has none yet: over this connection, of which
+        the claim token says whose it is, and not later over one where anybody could stand in the middle.
+
+        Args:
+            host: where the answer came from; it counts if the answer names no addresses.
+
         Raises:
             FleetError: it is not for the key that waits, not of the authority that came with it, or of another one
                 than the device believed before.
@@ -159,7 +200,16 @@ class Home:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         if certificate.public_key() != key.public_key() or [name.value for name in names] != [answer.device]:
             raise FleetError("a certificate came for another key or device")
-        place = Place(answer.device, host, answer.port)
+        if answer.addresses:
+            first = Address.parse(answer.addresses[0], answer.port)
+            place = Place(answer.device, first.host, first.port, answer.addresses[1:])
+        else:
+            place = Place(answer.device, host, answer.port)
+        if answer.models_root:
+            try:
+                TrustedModels.provision(self.folder / "trust", answer.models_root.encode())
+            except EdgeError as error:
+                raise FleetError(f"a certificate came with a root for models that is not one ({error})") from error
         with whole_file(self.root) as file:
             file.write(answer.root.encode())
         self._write_private(self.identity, _key_bytes(key) + answer.certificate.encode())

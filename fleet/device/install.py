@@ -32,6 +32,13 @@ Report = Callable[[str, str, Mapping[str, float]], None]
 """Told of each step: a state of `edge.fleet.messages.JOB_STATES`, a detail, figures."""
 
 
+CANCELLED = "cancelled by the operator"
+
+
+class Withdrawn(EdgeError):
+    """The operator has taken the job back."""
+
+
 class GateFailed(EdgeError):
     """The new model does not reach what was asked on this device's own inputs."""
 
@@ -112,7 +119,7 @@ class Installer:
         now: the clock, in seconds since 1970.
         check: the health check, `edge.fleet.device.trial.check_health`.
         compare: shadow inference, `edge.fleet.device.trial.shadow`.
-        withdrawn: asked before a model is activated: whether the operator has taken the job back meanwhile.
+        withdrawn: asked before each step and chunk: whether the operator has taken the job back meanwhile.
         stored: told of each bundle that was downloaded and found whole. It may put another file of the same contents in
             its place in one step.
     """
@@ -174,6 +181,8 @@ class Installer:
             outcome = Outcome(job.id, "active", "was active already")
             self.store.save(model, replace(state, candidate=None, last=outcome))
             return outcome
+        if self._withdrawn(job.id):
+            return self.cancel(job.id) or Outcome(job.id, "failed", CANCELLED)
         wanted = Installed.of(variant)
         if state.candidate is None or state.candidate.installed != wanted or state.candidate.job != job.id:
             try:
@@ -181,7 +190,9 @@ class Installer:
                 if refusal is not None:
                     raise UntrustedUpdate(refusal)
                 report("downloading", "", {"bytes": float(variant.blob.length)})
-                self._bring(variant, job.mirror)
+                self._bring(variant, job)
+            except Withdrawn:
+                return self._failed(model, job.id, CANCELLED)
             except (UntrustedUpdate, BadFile) as error:
                 return self._failed(model, job.id, str(error))
             report("verified", "", {})
@@ -209,7 +220,7 @@ class Installer:
         for model in self.store.names():
             candidate = self.store.state(model).candidate
             if candidate is not None and candidate.job == job and not candidate.trial:
-                return self.store.give_up(model, "cancelled by the operator")
+                return self.store.give_up(model, CANCELLED)
         return None
 
     def next_time(self) -> float | None:
@@ -247,18 +258,23 @@ class Installer:
             return f"{variant.path}: is older than version {active.version}, which is active"
         return None
 
-    def _bring(self, variant: Variant, mirror: str) -> None:
+    def _bring(self, variant: Variant, job: UpdateJob) -> None:
         """Downloads the bundle and checks everything in it."""
         target, part = self.store.file(variant.blob.sha256), self.store.parts / variant.blob.sha256
-        if mirror:
-            source = Mirror(mirror, self._source, self.folder / "root.pem")
+
+        def go_on(done: int) -> None:
+            if self._withdrawn(job.id):
+                raise Withdrawn(CANCELLED)
+
+        if job.mirror:
+            source = Mirror(job.mirror, self._source, self.folder / "root.pem")
             try:
-                download(source, variant.blob, part, target)
+                download(source, variant.blob, part, target, go_on)
             except UntrustedUpdate as error:  # the mirror's file is not the right one: the server's own may be
-                _log.warning("mirror %s: %s", mirror, error)
+                _log.warning("mirror %s: %s", job.mirror, error)
             finally:
                 source.close()
-        download(self._source, variant.blob, part, target)
+        download(self._source, variant.blob, part, target, go_on)
         try:
             with Bundle.open(target) as bundle:
                 bundle.verify()
@@ -301,7 +317,7 @@ class Installer:
     def _activate(self, model: str) -> Outcome:
         candidate = self.store.state(model).candidate
         if candidate is not None and self._withdrawn(candidate.job):
-            return self.store.give_up(model, "cancelled by the operator")
+            return self.store.give_up(model, CANCELLED)
         self.store.activate(model)
         return self._end_trial(model)
 

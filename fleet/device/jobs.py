@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -32,13 +33,22 @@ class Jobs:
         device: its id, for the log.
         memory: where it is remembered what became of a job.
         tell: sends a message that must arrive: what follows "up/" in its topic, and its body.
+        ending: called before it is told that a job has ended, to tell what that has changed: who hears of the end must
+            know, as the next rollout notes what a device has.
     """
 
-    def __init__(self, device: str, memory: JobMemory, tell: Callable[[str, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        device: str,
+        memory: JobMemory,
+        tell: Callable[[str, dict[str, Any]], None],
+        ending: Callable[[], None],
+    ) -> None:
         self._device = device
         self._memory = memory
         self._tell = tell
-        self._handlers: dict[str, JobHandler] = {"ping": _ping, "shadow": _shadow}
+        self._ending = ending
+        self._handlers: dict[str, JobHandler] = {"ping": _ping}
         self._any: AnyJobHandler | None = None
 
     def on(self, kind: str, handler: JobHandler) -> None:
@@ -53,6 +63,9 @@ class Jobs:
         """Does the job `name`, or tells again how it ended."""
 
         def report(state: JobReport) -> None:
+            if state.state in FINAL_JOB_STATES:
+                with contextlib.suppress(OSError, EdgeError):  # a board that does not answer now
+                    self._ending()
             # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
             self._tell(f"job/{name}", state.json())
             self._memory.note_job(name, state.state)
@@ -79,8 +92,3 @@ class Jobs:
 
 def _ping(job: str, arguments: dict[str, Any], report: Report) -> None:
     report(JobReport("done", "here"))
-
-
-def _shadow(job: str, arguments: dict[str, Any], report: Report) -> None:
-    """The desired state is taken down by the job itself; what follows from it is the business of whoever handles it."""
-    report(JobReport("done"))

@@ -97,7 +97,8 @@ class MqttSource:
     def _chunk_came(self, rest: tuple[str, ...], payload: bytes) -> None:
         if len(rest) != 2 or not rest[1].isdecimal():
             raise BadMessage("blob: no name and offset in its topic")
-        self._came.put((rest[0], int(rest[1]), payload))
+        if self._asking.locked():  # else nobody waits for it, and nobody would take it away
+            self._came.put((rest[0], int(rest[1]), payload))
 
 
 class Updates:
@@ -120,6 +121,7 @@ class Updates:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopped = threading.Event()
+        self._go_on = threading.Event()  # ends a pause between attempts
         self.installer = Installer(
             agent.home.folder, self._source, withdrawn=lambda job: job in self._withdrawn, **options
         )
@@ -151,13 +153,20 @@ class Updates:
     def stop(self) -> None:
         self._stopped.set()
         self._wake.set()
+        self._go_on.set()
 
     def for_board(
-        self, folder: Path, open_device: Callable[[], BoardDevice], model_of: Callable[[Any], Any]
+        self,
+        folder: Path,
+        open_device: Callable[[], BoardDevice],
+        model_of: Callable[[Any], Any],
+        withdrawn: Callable[[str], bool],
     ) -> BoardUpdates:
         """What installs on a board behind this device: over this device's connection, with what it trusts."""
         trust = self._agent.home.folder / "trust"
-        return _TrustingBoardUpdates(self._first_root, folder, self._source, open_device, model_of, trust=trust)
+        return _TrustingBoardUpdates(
+            self._first_root, folder, self._source, open_device, model_of, trust=trust, withdrawn=withdrawn
+        )
 
     def _first_root(self) -> None:
         with self._lock:
@@ -174,12 +183,13 @@ class Updates:
             except EdgeError as error:
                 # Nothing is wrong with the model: the connection is gone, or the disk is full.
                 _log.warning("%s: %s", update.target, error)
-                self._stopped.wait(pause)
+                if job not in self._withdrawn:
+                    self._go_on.wait(pause)
+                    self._go_on.clear()
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
             if outcome is not None:
                 report(JobReport(outcome.state, outcome.detail, outcome.metrics))
-                self._agent.inventory_changed()
             self._wake.set()
             return
 
@@ -194,9 +204,10 @@ class Updates:
         """On the network's thread: a job that is taken back must be known before the one that it is about is done."""
         if job.kind == CANCEL and len(self._withdrawn) < 10_000:
             self._withdrawn.add(str(job.arguments.get("job"))[:200])
+            self._go_on.set()
 
     def _trust(self) -> None:
-        """The first root comes over the connection that the fleet's authority vouches for; from it on, roots sign."""
+        """The first root came with the certificate; from a server too old for that it is asked for here."""
         folder = self._agent.home.folder / "trust"
         if (folder / "root.json").exists():
             return
@@ -215,10 +226,10 @@ class Updates:
             self._wake.clear()
 
     def _tell(self, outcome: Outcome) -> None:
+        self._agent.inventory_changed()  # before the end of the job: the next rollout notes what a device has
         body = JobReport(outcome.state, outcome.detail, outcome.metrics).json()
         self._agent.report(f"job/{outcome.job}", body)
         self._agent.outbox.note_job(outcome.job, outcome.state)
-        self._agent.inventory_changed()
 
 
 class _TrustingBoardUpdates(BoardUpdates):

@@ -43,6 +43,7 @@ _MOST_CSR_BYTES = 16_000
 
 _CLIENT = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
 _SERVER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+_MEMBER = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
 _LEAF = x509.BasicConstraints(ca=False, path_length=None)
 
 
@@ -139,10 +140,10 @@ class Authority:
         device_id(device)
         return self._issue(request.public_key, request.key, device, days, _CLIENT)
 
-    def service(self, days: float = _BROKER_DAYS) -> tuple[bytes, Issued]:
-        """A new key and a client certificate for the fleet's own services, PEM, in one piece: key, then chain."""
+    def service(self, name: str = SERVER_ID, days: float = _BROKER_DAYS) -> tuple[bytes, Issued]:
+        """A new key and a client certificate for one of the fleet's own services, PEM: key, then chain."""
         key = ec.generate_private_key(ec.SECP256R1())
-        issued = self._issue(key.public_key(), key_fingerprint(key.public_key()), SERVER_ID, days, _CLIENT)
+        issued = self._issue(key.public_key(), key_fingerprint(key.public_key()), name, days, _CLIENT)
         return _key_bytes(key) + (issued.pem + self.issuing_pem).encode(), issued
 
     def stand_in(self, device: str) -> bytes:
@@ -171,6 +172,16 @@ class Authority:
             with whole_file(certificate_file) as file:
                 file.write((issued.pem + self.issuing_pem + self.root_pem).encode())
         return fingerprint
+
+    def member_certificate(self, key_file: Path, certificate_file: Path, names: Iterable[str]) -> None:
+        """A key and a certificate for a broker that is one of several: among themselves each is client and server."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        _write_key(key_file, key)
+        fingerprint = key_fingerprint(key.public_key())
+        alternatives = x509.SubjectAlternativeName([_general_name(name) for name in sorted(set(names))])
+        issued = self._issue(key.public_key(), fingerprint, "@broker", _BROKER_DAYS, _MEMBER, alternatives)
+        with whole_file(certificate_file) as file:
+            file.write((issued.pem + self.issuing_pem).encode())
 
     def _still_good(self, certificate_file: Path, names: list[str]) -> bool:
         certificate = _read_certificate(certificate_file)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from edge.fleet.server import tables
 from edge.runtime.fields import reason
 
 _LOCK = 0x65646765  # "edge": PostgreSQL's advisory lock that orders our writers
+_TAKE_TURN = sa.text("SELECT pg_advisory_xact_lock(:key)")
 _BUSY_SECONDS = 30.0
 
 
@@ -88,17 +90,23 @@ class Database:
         self.engine.dispose()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self, in_turn: bool = True) -> Iterator[Connection]:
         """A connection in a transaction that may write: committed, durably, at a clean end; else rolled back.
 
-        SQLite has one writer at a time, which is also what keeps events and audit in order; PostgreSQL's writers take
-        turns only if they `emit` or `audit`.
+        Writers take turns, of all processes: that keeps events and audit in order, and writers from waiting for rows of
+        each other's. SQLite has no other way; on PostgreSQL an advisory lock does it.
+
+        Args:
+            in_turn: False for one that will neither `emit` nor `audit`, nor write what those that do might write in
+                another order: PostgreSQL then lets it go beside others.
         """
         if self.is_sqlite:
             with self._writing, self.engine.begin() as connection:
                 yield connection
         else:
             with self.engine.begin() as connection:
+                if in_turn:
+                    connection.execute(_TAKE_TURN, {"key": _LOCK})
                 yield connection
 
     @contextmanager
@@ -126,8 +134,6 @@ class Database:
         known = sorted(MIGRATIONS, key=lambda step: step.number)
         assert len({step.number for step in known}) == len(known), "two migrations have one number"
         with self.transaction() as connection:
-            if not self.is_sqlite:
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             tables.migrations.create(connection, checkfirst=True)
             done = set(connection.scalars(sa.select(tables.migrations.c.number)))
             if newer := done - {step.number for step in known}:
@@ -195,6 +201,51 @@ def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]])
     connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
 
 
+def claim(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """Inserts those of the rows, of different keys, whose key is not taken, and returns the keys of those.
+
+    Of several transactions that insert the same key at once, in whatever processes, one gets it: the others wait until
+    it is committed. They do not wait for each other, because each inserts in the order of the keys.
+    """
+    names = [column.name for column in table.primary_key]
+    ordered = sorted(rows, key=lambda row: tuple(row[name] for name in names))
+    if connection.dialect.name != "sqlite":
+        arrays = tuple([row[name] for row in ordered] for name in rows[0])
+        found = connection.exec_driver_sql(_unnest(table, tuple(rows[0])), arrays)
+        return {tuple(row) for row in found}
+    keys = {tuple(row[name] for name in names) for row in rows}
+    savepoint = connection.begin_nested()
+    if connection.execute(_insert(connection, table).on_conflict_do_nothing(), ordered).rowcount == len(rows):
+        savepoint.commit()
+        return keys
+    savepoint.rollback()
+    # Some are there: rare, and SQLite's only writer may look before it writes.
+    columns = [table.c[name] for name in names]
+    taken: set[tuple[Any, ...]] = set()
+    asked = sorted(keys)
+    for start in range(0, len(asked), 300):
+        query = sa.select(*columns).where(sa.tuple_(*columns).in_(asked[start : start + 300]))
+        taken |= {tuple(row) for row in connection.execute(query)}
+    fresh = keys - taken
+    if fresh:
+        insert_new(connection, table, [row for row in ordered if tuple(row[name] for name in names) in fresh])
+    return fresh
+
+
+@lru_cache(maxsize=8)
+def _unnest(table: Table, names: tuple[str, ...]) -> str:
+    """PostgreSQL's statement that inserts from one array for each column, and returns the keys of what is new."""
+    from sqlalchemy.dialects import postgresql
+
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    arrays = ", ".join(f"%s::{table.c[name].type.compile(dialect)}[]" for name in names)
+    keys = ", ".join(column.name for column in table.primary_key)
+    return (
+        f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM unnest({arrays}) "  # noqa: S608 (names of ours)
+        f"ON CONFLICT DO NOTHING RETURNING {keys}"
+    )
+
+
 def _insert(connection: Connection, table: Table) -> Any:
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -206,9 +257,12 @@ def _insert(connection: Connection, table: Table) -> Any:
 
 
 def _in_turn(connection: Connection) -> None:
-    """On PostgreSQL ids are given before the commit: whoever writes events or audit does so after the one before."""
+    """On PostgreSQL ids are given before the commit: whoever writes events or audit does so after the one before.
+
+    `Database.transaction` has seen to that already where it was asked to; taken again, the lock costs a round trip.
+    """
     if connection.dialect.name != "sqlite":
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        connection.execute(_TAKE_TURN, {"key": _LOCK})
 
 
 def _sqlalchemy_url(url: str | Path) -> sa.URL:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
+from edge.fleet.addresses import parse_url
 from edge.fleet.errors import FleetError
 from edge.fleet.server.broker import find_mosquitto
+from edge.fleet.server.database import Database, setting
+from edge.fleet.server.reload_command import SETTING
 from edge.fleet.server.running import running_pid
-from edge.fleet.server.state import State
+from edge.fleet.server.state import NATS_PORT, Settings, State
+from edge.fleet.server.workers import read_reports
+from edge.runtime.fields import reason
 
 
 @dataclass(frozen=True)
@@ -25,11 +34,11 @@ class Finding:
 
 def examine(folder: Path) -> list[Finding]:
     """Looks at the broker's program, the folder, the database, the certificates, the disk."""
-    findings = [_program()]
     try:
         state = State.existing(folder)
     except FleetError as error:
-        return [*findings, Finding("state", True, f"{error} (nothing is wrong with that)")]
+        return [_program(), Finding("state", True, f"{error} (nothing is wrong with that)")]
+    findings = []
     mode = folder.stat().st_mode & 0o777
     findings.append(
         Finding(
@@ -38,17 +47,38 @@ def examine(folder: Path) -> list[Finding]:
     )
     findings.append(_private(state))
     try:
-        state.settings()
+        settings = state.settings()
+        findings[:0] = _brokers(settings) if settings.broker else [_program()]
         database = state.database()
-        findings.append(Finding("registry", True, database.shown))
+        findings.append(Finding("registry", True, _database(database)))
+        if settings.broker and settings.broker_reload:
+            findings.append(_reload(database))
         database.close()
     except FleetError as error:
         findings.append(Finding("registry", False, str(error)))
     pid = running_pid(state)
     findings.append(Finding("server", True, f"runs, process {pid}" if pid else "does not run (edge fleet up)"))
+    findings.extend(_workers(state) if pid else [])
     free = shutil.disk_usage(folder).free
     findings.append(Finding("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free at {folder}"))
     return findings
+
+
+def _workers(state: State) -> list[Finding]:
+    """The running server's, if it has any: it says every few seconds how they do."""
+    try:
+        reports = read_reports(state)
+    except FleetError as error:
+        return [Finding("workers", False, str(error))]
+    down = [report for report in reports if not report.up]
+    if not reports:
+        return []
+    restarts = sum(report.restarts for report in reports)
+    detail = f"{len(reports)} run, {restarts} restarts"
+    if down:
+        names = ", ".join(str(report.worker) for report in down)
+        detail = f"not connected: {names} of {len(reports)}: the server's log says why"
+    return [Finding("workers", not down, detail)]
 
 
 def _program() -> Finding:
@@ -60,6 +90,41 @@ def _program() -> Finding:
     numbers = version.split(".")
     recent = numbers[0].isdigit() and int(numbers[0]) >= 2
     return Finding("mosquitto", recent, f"{version} ({program})" if recent else f"{version}: 2.0 or later is needed")
+
+
+def _brokers(settings: Settings) -> list[Finding]:
+    """Whether every address of another broker takes a connection."""
+    listeners = [("broker", address) for address in parse_url(settings.broker, 8883, "--broker")]
+    listeners += [("enrollment", address) for address in settings.boot_addresses()]
+    if settings.nats:
+        listeners += [("NATS", address) for address in parse_url(settings.nats, NATS_PORT, "--nats", "nats")]
+    found = []
+    for what, address in listeners:
+        try:
+            socket.create_connection((address.host, address.port), 3).close()
+            found.append(Finding(what, True, f"{address} listens"))
+        except OSError as error:
+            found.append(Finding(what, False, f"{address} does not answer ({reason(error)})"))
+    return found
+
+
+def _database(database: Database) -> str:
+    """The registry's place; of PostgreSQL also its version and size."""
+    if database.is_sqlite:
+        return database.shown
+    with database.reading() as connection:
+        version = connection.scalar(sa.text("SHOW server_version"))
+        size = connection.scalar(sa.text("SELECT pg_database_size(current_database())")) or 0
+    return f"{database.shown}: PostgreSQL {str(version).split()[0]}, {size / 1e6:.0f} MB"
+
+
+def _reload(database: Database) -> Finding:
+    with database.reading() as connection:
+        last = setting(connection, SETTING, None)
+    if last is None:
+        return Finding("broker reload", True, "has not run yet")
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["at"]))
+    return Finding("broker reload", not last["error"], f"{when}: {last['error'] or 'went well'}")
 
 
 def _private(state: State) -> Finding:

@@ -6,7 +6,8 @@ commit each message is answered by `down/ack/<seq>`; one that is well formed but
 wrong, or it would be repeated for ever. Repeats of what was committed are acknowledged and otherwise ignored.
 
 One device cannot crowd out the others: each may have `MOST_WAITING` messages in the queue, and what it sends beyond is
-dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`.
+dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`; and of what
+one sends more slowly, so much is taken in an hour.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from edge.fleet import topics
 from edge.fleet.errors import BadMessage
 from edge.fleet.messages import LONGEST, Envelope, Hello, JobReport, Status, Telemetry
 from edge.fleet.server import enrollment, registry, tables
-from edge.fleet.server.database import Database, insert_new
+from edge.fleet.server.database import Database, claim
 from edge.runtime.errors import EdgeError
 
 _log = logging.getLogger("edge.fleet.ingest")
@@ -39,6 +40,13 @@ _MOST_IN_A_GROUP = 4000
 # Faster than this for a whole window is no agent of ours, which waits for acknowledgements.
 FLOOD_WINDOW = 2.0
 FLOOD_MESSAGES, FLOOD_BYTES = 5000, 20_000_000
+# What is kept fills the disk: a device has so much of it in an hour, and has to repeat what is beyond in the next.
+HOUR_MESSAGES, HOUR_BYTES = 100_000, 64_000_000
+_HOUR = 3600.0
+
+# Who was written down as there is not written down again for so long.
+_NOTE_SECONDS = 5.0
+_ATTEMPTS, _DEADLOCKS = 3, ("40001", "40P01")
 
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
@@ -54,6 +62,12 @@ class Report:
     kind: str
     rest: tuple[str, ...]
     envelope: Envelope
+    error: str = ""  # what is wrong with its body, if that was looked at
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it is known by, for ever."""
+        return self.device, self.envelope.boot, self.envelope.seq
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,33 @@ class Counts:
     dropped: int = 0
     groups: int = 0
 
+    def add(self, more: Counts) -> None:
+        for name, value in vars(more).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+class _Presence:
+    """What a group says of who is there.
+
+    Attributes:
+        online: whether a device is there, by the last that it said.
+        said: those that said so themselves, or whose broker did: by a status.
+        arrived: those that have connected, or answered a roll call.
+    """
+
+    def __init__(self, reports: list[Report]) -> None:
+        self.online: dict[str, bool] = {}
+        self.said: set[str] = set()
+        self.arrived: set[str] = set()
+        for report in reports:
+            if report.kind == "status":
+                self.online[report.device] = here = _is_online(report)
+                self.said.add(report.device)
+                if here:
+                    self.arrived.add(report.device)
+            elif report.kind != "csr":  # which another process may take in, and not in order
+                self.online.setdefault(report.device, True)
+
 
 class Ingest:
     """The queue and the thread that commits it.
@@ -97,6 +138,7 @@ class Ingest:
         self._on_flood = on_flood or (lambda device: None)
         self._queue: queue.SimpleQueue[tuple[topics.Up, bytes] | None] = queue.SimpleQueue()
         self._waiting: Counter[str] = Counter()
+        self._number_waiting = 0
         self._lock = threading.Lock()
         self._handlers: dict[str, list[Handler]] = {}
         self._arrivals: list[Callable[[Connection, list[str]], list[Publication]]] = []
@@ -105,16 +147,21 @@ class Ingest:
         self._sent: Counter[str] = Counter()
         self._sent_bytes: Counter[str] = Counter()
         self._flooding: set[str] = set()
+        self._noted: dict[str, float] = {}
+        self._hour_ends = 0.0
+        self._in_hour: Counter[str] = Counter()
+        self._bytes_in_hour: Counter[str] = Counter()
+        self._sated: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.counts = Counts()
         self.on("hello", _hello)
         self.on("job", _job)
-        self.on("tel", _telemetry)
 
     def on(self, kind: str, handler: Handler) -> None:
         """Has `handler` see every new report of a kind ("job", "fl", "td", …), after those that were there before it.
 
-        It validates the body and raises `BadMessage` if that is wrong: the device is told and does not repeat it.
+        It takes part in a transaction that takes its turn among all writers, also those of other processes. It
+        validates the body and raises `BadMessage` if that is wrong: the device is told and does not repeat it.
         """
         self._handlers.setdefault(kind, []).append(handler)
 
@@ -142,18 +189,24 @@ class Ingest:
             self.counts.refused += 1
             _log.warning("%s", error)
             return
-        if self._floods(up.device, len(payload)):
+        if self._floods(up.device, len(payload), up.kind not in _TRANSIENT):
             self.counts.dropped += 1
             return
         with self._lock:
-            if self._waiting[up.device] >= MOST_WAITING or self._waiting.total() >= _MOST_QUEUED:
+            if self._waiting[up.device] >= MOST_WAITING or self._number_waiting >= _MOST_QUEUED:
                 self.counts.dropped += 1
                 return
             self._waiting[up.device] += 1
+            self._number_waiting += 1
         self._queue.put((up, payload[: LONGEST + 1]))
 
-    def _floods(self, device: str, size: int) -> bool:
+    def _floods(self, device: str, size: int, kept: bool) -> bool:
         now = time.monotonic()
+        if now > self._hour_ends:
+            self._hour_ends = now + _HOUR
+            self._in_hour.clear()
+            self._bytes_in_hour.clear()
+            self._sated.clear()
         if now > self._window_ends:
             self._window_ends = now + FLOOD_WINDOW
             self._sent.clear()
@@ -162,11 +215,21 @@ class Ingest:
         self._sent[device] += 1
         self._sent_bytes[device] += size
         if self._sent[device] <= FLOOD_MESSAGES and self._sent_bytes[device] <= FLOOD_BYTES:
-            return False
+            return kept and self._has_had_its_share(device, size)
         if device not in self._flooding:
             self._flooding.add(device)
             self._on_flood(device)
         return True
+
+    def _has_had_its_share(self, device: str, size: int) -> bool:
+        if self._in_hour[device] >= HOUR_MESSAGES or self._bytes_in_hour[device] + size > HOUR_BYTES:
+            if device not in self._sated:
+                self._sated.add(device)
+                _log.warning("%s: has filled its share of this hour: what it sends is not taken until the next", device)
+            return True
+        self._in_hour[device] += 1
+        self._bytes_in_hour[device] += size
+        return False
 
     def _run(self) -> None:
         ended = False
@@ -180,6 +243,7 @@ class Ingest:
             ended = None in group
             messages = [message for message in group if message is not None]
             with self._lock:
+                self._number_waiting -= len(messages)
                 for up, _ in messages:
                     self._waiting[up.device] -= 1
                     if not self._waiting[up.device]:
@@ -187,17 +251,30 @@ class Ingest:
             if not messages:
                 continue
             try:
-                publications = self._commit(messages)
+                self._commit(messages)
             except Exception:  # a full disk, a database that is away: nothing is acknowledged, all will be repeated
                 _log.exception("%d messages could not be committed: their devices will repeat them", len(messages))
                 time.sleep(0.5)
-                continue
-            self.counts.groups += 1
+
+    def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> None:
+        reports = self._read(messages)
+        presence = _Presence(reports)
+        # What is only kept goes beside other processes' transactions; what handlers write has to take its turn.
+        alone = [one for one in reports if one.kind in self._handlers]
+        quiet = [one for one in reports if one.kind not in self._handlers]
+        parts = [reports] if self._database.is_sqlite or not alone else [part for part in (alone, quiet) if part]
+        for part in parts:
+            in_turn = part is not quiet
+            last = part is parts[-1]
+            publications = self._transact(part, in_turn, presence if last else None)
             for publication in publications:
                 self._publish(publication)
+        for report in reports:
+            if report.kind in self._transient:
+                self._answer(report)
 
-    def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> list[Publication]:
-        reports: list[Report] = []
+    def _read(self, messages: list[tuple[topics.Up, bytes]]) -> list[Report]:
+        reports = []
         for up, payload in messages:
             try:
                 envelope = Envelope.read(payload, f"{up.device} {up.kind}")
@@ -205,82 +282,109 @@ class Ingest:
                 self.counts.refused += 1
                 _log.warning("%s", error)
                 continue
-            reports.append(Report(up.device, up.kind, up.rest, envelope))
-        later = [report for report in reports if report.kind in self._transient]
-        with self._database.transaction() as connection:
-            publications = self._keep(connection, reports)
-        for report in later:
+            error_text = ""
+            if (check := _CHECKS.get(up.kind)) is not None:  # not within the transaction, for which others wait
+                try:
+                    check(envelope.body, f"{up.device} {up.kind}")
+                except BadMessage as error:
+                    error_text = str(error)
+            reports.append(Report(up.device, up.kind, up.rest, envelope, error_text))
+        return reports
+
+    def _answer(self, report: Report) -> None:
+        try:
+            self._transient[report.kind](report.device, report.envelope)
+        except EdgeError as error:
+            self.counts.refused += 1
+            _log.warning("%s: %s", report.device, error)
+        except Exception:
+            _log.exception("%s: a request for a %s failed", report.device, report.kind)
+
+    def _transact(self, reports: list[Report], in_turn: bool, presence: _Presence | None) -> list[Publication]:
+        for attempt in range(_ATTEMPTS):
+            counts = Counts(groups=1)
             try:
-                self._transient[report.kind](report.device, report.envelope)
-            except EdgeError as error:
-                self.counts.refused += 1
-                _log.warning("%s: %s", report.device, error)
-            except Exception:
-                _log.exception("%s: a request for a %s failed", report.device, report.kind)
+                with self._database.transaction(in_turn) as connection:
+                    publications = self._keep(connection, reports, counts)
+                    noted = self._note(connection, presence, publications) if presence else {}
+            except sa.exc.DBAPIError as error:
+                # PostgreSQL ends one of two that wait for each other; what it undid can be done again.
+                if getattr(error.orig, "sqlstate", None) not in _DEADLOCKS or attempt == _ATTEMPTS - 1:
+                    raise
+                continue
+            self.counts.add(counts)
+            self._noted.update(noted)
+            break
         return publications
 
-    def _keep(self, connection: Connection, reports: list[Report]) -> list[Publication]:
-        known = self._active(connection, {report.device for report in reports})
+    def _keep(self, connection: Connection, reports: list[Report], counts: Counts) -> list[Publication]:
         now = time.time()
+        known = self._active(connection, {report.device for report in reports})
+        rows = {
+            one.key: _row(one, now)
+            for one in reports
+            if one.device in known and not one.error and one.kind not in _TRANSIENT
+        }
+        fresh = claim(connection, tables.reports, list(rows.values())) if rows else set()
+        refused: list[tuple[str, str, int]] = []
         publications: list[Publication] = []
-        online: dict[str, bool] = {}
-        arrived: dict[str, None] = {}
-        fresh = self._fresh(connection, [one for one in reports if one.kind not in _TRANSIENT and one.device in known])
-        rows: list[dict[str, Any]] = []
         for report in reports:
-            device, envelope = report.device, report.envelope
-            if device not in known:
-                self.counts.refused += 1
-                _log.warning("%s: not an active device of this fleet: its %s is not taken", device, report.kind)
+            if report.device not in known:
+                counts.refused += 1
+                _log.warning("%s: not an active device of this fleet: its %s is not taken", report.device, report.kind)
                 continue
-            if report.kind == "status":
-                online[device] = _is_online(report)
-                if online[device]:
-                    arrived[device] = None
-                continue
-            online.setdefault(device, True)
             if report.kind in _TRANSIENT:
                 continue
-            key = (device, envelope.boot, envelope.seq)
-            error = ""
-            if key in fresh:
-                fresh.remove(key)
-                answers, error = self._handle(connection, report)
-                publications.extend(answers)
-                if not error:
-                    rows.append(_row(report, now))
+            error = report.error
+            if error:
+                counts.refused += 1
+            elif report.key in fresh:
+                fresh.remove(report.key)
+                if report.kind in self._handlers:
+                    answers, error = self._handle(connection, report)
+                    publications.extend(answers)
+                if error:
+                    counts.refused += 1
+                    refused.append(report.key)
+                else:
+                    counts.committed += 1
             else:
-                self.counts.repeated += 1
+                counts.repeated += 1
             publications.append(_acknowledgement(report, error))
-        if rows:
-            insert_new(connection, tables.reports, rows)
-            self.counts.committed += len(rows)
-        if arrived:
-            publications.extend(one for action in self._arrivals for one in action(connection, list(arrived)))
-        if online:
-            table = tables.devices
-            seen = table.update().where(table.c.id == sa.bindparam("of"))
+        if refused:
+            table = tables.reports
+            key = [table.c[name] == sa.bindparam(f"_{name}") for name in ("device", "boot", "seq")]
+            parameters = [{"_device": device, "_boot": boot, "_seq": seq} for device, boot, seq in refused]
+            connection.execute(table.delete().where(*key), parameters)
+        return publications
+
+    def _note(self, connection: Connection, presence: _Presence, publications: list[Publication]) -> dict[str, float]:
+        """Writes down who is there and was heard; what is known and was written a moment ago is left."""
+        now, table = time.time(), tables.devices
+        due = {
+            device: here
+            for device, here in presence.online.items()
+            if device in presence.said or self._noted.get(device, 0.0) < now - _NOTE_SECONDS
+        }
+        if due:
+            seen = table.update().where(table.c.id == sa.bindparam("of"), table.c.state == "active")
             connection.execute(
                 seen.values(online=sa.bindparam("on"), last_seen=now),
-                [{"of": device, "on": value} for device, value in sorted(online.items())],
+                [{"of": device, "on": here} for device, here in sorted(due.items())],
             )
-        return publications
+        if presence.arrived:
+            arrived = sorted(self._active(connection, presence.arrived))
+            publications.extend(one for action in self._arrivals for one in action(connection, arrived))
+        return {device: now if here else 0.0 for device, here in due.items()}
 
     def _handle(self, connection: Connection, report: Report) -> tuple[list[Publication], str]:
         """Lets the handlers of a report's kind see it; what is wrong with it, if anything is, undoes what they did."""
         handlers = self._handlers.get(report.kind, ())
-        if report.kind == "tel":  # reads only: the savepoint would cost more than all the rest
-            try:
-                return [one for handler in handlers for one in handler(connection, report) or ()], ""
-            except EdgeError as error:
-                self.counts.refused += 1
-                return [], str(error)
         savepoint = connection.begin_nested()
         try:
             publications = [one for handler in handlers for one in handler(connection, report) or ()]
         except EdgeError as error:
             savepoint.rollback()
-            self.counts.refused += 1
             _log.warning("%s: %s", report.device, error)
             return [], str(error)
         except sa.exc.DBAPIError:
@@ -297,19 +401,6 @@ class Ingest:
         query = sa.select(table.c.id).where(table.c.id.in_(devices), table.c.state == "active")
         return set(connection.scalars(query))
 
-    def _fresh(self, connection: Connection, reports: list[Report]) -> set[tuple[str, str, int]]:
-        """Which of the reports are not in the database yet."""
-        keys = {(one.device, one.envelope.boot, one.envelope.seq) for one in reports}
-        table, found = tables.reports, set()
-        asked = sorted(keys)
-        for start in range(0, len(asked), 300):
-            part = asked[start : start + 300]
-            query = sa.select(table.c.device, table.c.boot, table.c.seq).where(
-                sa.tuple_(table.c.device, table.c.boot, table.c.seq).in_(part)
-            )
-            found |= {(row[0], row[1], row[2]) for row in connection.execute(query)}
-        return keys - found
-
 
 def _row(report: Report, now: float) -> dict[str, Any]:
     envelope = report.envelope
@@ -325,11 +416,10 @@ def _row(report: Report, now: float) -> dict[str, Any]:
 
 
 def _acknowledgement(report: Report, error: str) -> Publication:
-    body = {"boot": report.envelope.boot}
+    boot, topic = report.envelope.boot, topics.down(report.device, "ack", str(report.envelope.seq))
     if error:
-        body["error"] = error[:500]
-    topic = topics.down(report.device, "ack", str(report.envelope.seq))
-    return Publication(topic, _ENCODER.encode(body).encode())
+        return Publication(topic, _ENCODER.encode({"boot": boot, "error": error[:500]}).encode())
+    return Publication(topic, b'{"boot":"%b"}' % boot.encode())  # hexadecimal digits: nothing to escape
 
 
 def _is_online(report: Report) -> bool:
@@ -349,5 +439,5 @@ def _job(connection: Connection, report: Report) -> None:
     registry.job_reported(connection, report.device, report.rest[0], body)
 
 
-def _telemetry(connection: Connection, report: Report) -> None:
-    Telemetry.read(report.envelope.body, f"{report.device} tel")
+# Bodies that are read only to see that they can be.
+_CHECKS: dict[str, Callable[[object, str], object]] = {"tel": Telemetry.read}

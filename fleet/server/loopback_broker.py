@@ -20,7 +20,7 @@ from cryptography import x509
 
 from edge.fleet import topics
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import SERVER_ID
+from edge.fleet.identity import SERVER_ID, WORKER_IDS, client_id
 from edge.fleet.server.broker import Listeners, verify_password
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Loopback:
         name = _common_name(session)
         if name is not None:
             serial = session.ssl_object.getpeercert()["serialNumber"]
-            return name == session.client_id and int(str(serial), 16) not in self._revoked
+            return client_id(name) == session.client_id and int(str(serial), 16) not in self._revoked
         token, secret = session.username, session.password
         known = self._tokens.get(token or "")
         return bool(known and secret and token == session.client_id and verify_password(secret, known))
@@ -128,6 +128,8 @@ class Rules(BaseTopicPlugin):  # type: ignore[misc]
         name, writes = _common_name(session), action == Action.PUBLISH
         if name == SERVER_ID:
             return topic.startswith((f"{topics.ROOT}/", "boot/"))
+        if name in WORKER_IDS:
+            return topic.startswith(f"{topics.ROOT}/") and ("/down/" if writes else "/up/") in topic
         if name is None:
             return topic == (topics.boot_up if writes else topics.boot_down)(str(session.client_id))
         if writes:

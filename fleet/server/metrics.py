@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from edge.fleet.errors import FleetError
 from edge.fleet.server import tables
+from edge.fleet.server.ingest import Counts
+from edge.fleet.server.workers import WorkerReport
 
 if TYPE_CHECKING:
     from edge.fleet.server.services import Server
@@ -23,7 +25,12 @@ class FleetMetrics:
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
-        server, counts = self._server, self._server.ingest.counts
+        server = self._server
+        workers = server.workers.reports() if server.workers else []
+        counts = Counts(**vars(server.ingest.counts))
+        for worker in workers:
+            for name in vars(counts):
+                setattr(counts, name, getattr(counts, name) + getattr(worker, name))
         for name, value, text in (
             ("committed", counts.committed, "Messages committed and acknowledged."),
             ("repeated", counts.repeated, "Messages that were known already."),
@@ -32,6 +39,7 @@ class FleetMetrics:
             ("groups", counts.groups, "Transactions that committed messages."),
         ):
             yield CounterMetricFamily(f"edge_fleet_messages_{name}", text, value)
+        yield from _by_worker(workers)
         yield CounterMetricFamily("edge_fleet_broker_restarts", "Restarts of the broker.", server.broker_restarts)
         connected = float(server.connected.is_set())
         yield GaugeMetricFamily("edge_fleet_broker_connected", "Whether the server has its broker.", connected)
@@ -46,6 +54,28 @@ class FleetMetrics:
         for state, count in states:
             family.add_metric([state], count)
         yield family
+
+
+def _by_worker(workers: list[WorkerReport]) -> Iterator[Metric]:
+    if not workers:
+        return
+    up = GaugeMetricFamily("edge_fleet_worker_up", "Whether a worker runs and has the broker.", labels=["worker"])
+    devices = GaugeMetricFamily("edge_fleet_worker_devices", "Devices of a worker's shard.", labels=["worker"])
+    families: list[Metric] = [up, devices]
+    for worker in workers:
+        up.add_metric([str(worker.worker)], float(worker.up))
+        devices.add_metric([str(worker.worker)], worker.devices)
+    for name, text in (
+        ("restarts", "How often a worker was started again."),
+        ("committed", "Messages that a worker committed and acknowledged."),
+        ("refused", "Messages to a worker that were malformed or wrong."),
+        ("dropped", "Messages that a worker dropped because their device sent too many."),
+    ):
+        family = CounterMetricFamily(f"edge_fleet_worker_{name}", text, labels=["worker"])
+        for worker in workers:
+            family.add_metric([str(worker.worker)], getattr(worker, name))
+        families.append(family)
+    yield from families
 
 
 def serve(server: Server, port: int) -> Callable[[], None]:

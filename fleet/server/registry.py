@@ -10,15 +10,15 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from edge.fleet.errors import FleetError
+from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
-from edge.fleet.messages import FINAL_JOB_STATES, JobReport
+from edge.fleet.messages import FINAL_JOB_STATES, Desired, JobReport
 from edge.fleet.server import tables
 from edge.fleet.server.database import audit, emit
 
@@ -40,9 +40,19 @@ def describe(connection: Connection, device: str) -> dict[str, Any]:
 
 def describe_all(connection: Connection, devices: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The same for several devices, or all, in the order of their ids. An operator's label overrides the device's."""
+    if devices is None:
+        return _describe(connection, None)
+    return [row for part in _parts(sorted(set(devices))) for row in _describe(connection, part)]
+
+
+def _parts(names: list[str]) -> Iterator[list[str]]:
+    """A database takes some ten thousand names in a query, no more."""
+    return (names[start : start + 1000] for start in range(0, len(names), 1000))
+
+
+def _describe(connection: Connection, names: list[str] | None) -> list[dict[str, Any]]:
     rows, labels, groups = sa.select(tables.devices), sa.select(tables.labels), sa.select(tables.groups)
-    if devices is not None:
-        names = tuple(devices)
+    if names is not None:
         rows = rows.where(tables.devices.c.id.in_(names))
         labels = labels.where(tables.labels.c.device.in_(names))
         groups = groups.where(tables.groups.c.device.in_(names))
@@ -63,14 +73,19 @@ def describe_all(connection: Connection, devices: Iterable[str] | None = None) -
 
 
 def add(connection: Connection, device: str, inventory: dict[str, Any], gateway: str | None = None) -> None:
-    """A new device, or one of that id that starts over: active, with its first inventory."""
-    now = time.time()
-    exists = connection.scalar(sa.select(tables.devices.c.id).where(tables.devices.c.id == device))
-    values = {"state": "active", "gateway": gateway, "inventory": inventory}
-    if exists:
-        connection.execute(tables.devices.update().where(tables.devices.c.id == device).values(values))
-    else:
-        connection.execute(tables.devices.insert(), {"id": device, "created_at": now, **values})
+    """A new device, or one of that id that starts over: active, with its first inventory; told what it should be."""
+    table, now = tables.devices, time.time()
+    before = connection.execute(
+        sa.select(table.c.desired, table.c.desired_version).where(table.c.id == device)
+    ).one_or_none()
+    values: dict[str, Any] = {"state": "active", "gateway": gateway, "inventory": inventory}
+    if before is None:
+        connection.execute(table.insert(), {"id": device, "created_at": now, **values})
+        return
+    values |= {"reported": {}, "reported_version": 0}
+    connection.execute(table.update().where(table.c.id == device).values(values))
+    if before.desired:
+        _send_shadow(connection, device, Desired(before.desired_version, before.desired), "fleet")
 
 
 def changed(connection: Connection, device: str) -> None:
@@ -128,19 +143,40 @@ def set_group(connection: Connection, device: str, group: str, member: bool, act
 def set_desired(connection: Connection, device: str, desired: dict[str, Any], actor: str) -> int:
     """Writes what a device should be (the desired side of its shadow); a None removes an entry.
 
+    Args:
+        desired: numbers, texts or booleans by name.
+
     Returns:
-        The new version; the device says which it has reached in its telemetry of the shadow.
+        The new version; once the device has it, that is its `reported_version`.
+
+    Raises:
+        FleetError: there is no such device, or a setting does not have the form of one.
     """
     device_row = describe(connection, device)
     merged = {name: value for name, value in {**device_row["desired"], **desired}.items() if value is not None}
     version: int = device_row["desired_version"] + 1
+    try:
+        wanted = Desired.read({"version": version, "desired": merged})
+    except BadMessage as error:
+        raise FleetError(f"{device}: {error}") from error
     table = tables.devices
-    values = {"desired": merged, "desired_version": version}
+    values = {"desired": wanted.settings, "desired_version": version}
     connection.execute(table.update().where(table.c.id == device).values(values))
     audit(connection, actor, "device.desire", device, desired=desired, version=version)
     changed(connection, device)
-    create_job(connection, device, "shadow", {"version": version, "desired": merged}, actor)
+    _send_shadow(connection, device, wanted, actor)
     return version
+
+
+def _send_shadow(connection: Connection, device: str, wanted: Desired, actor: str) -> None:
+    """Has a device told what it should be, and of no older wish."""
+    table = tables.jobs
+    connection.execute(
+        table.update()
+        .where(table.c.device == device, table.c.kind == "shadow", table.c.state == "queued")
+        .values(state="cancelled", detail=f"version {wanted.version} follows", updated_at=time.time())
+    )
+    create_job(connection, device, "shadow", wanted.json(), actor)
 
 
 def create_job(
@@ -166,6 +202,17 @@ def create_job(
     emit(connection, "job.created", job, {"device": device, "kind": kind})
     audit(connection, actor, "job.create", device, job=job, kind=kind)
     return job
+
+
+def jobs(connection: Connection, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Jobs by their ids, in the order of those."""
+    names, table = list(ids), tables.jobs
+    found = {
+        row.id: dict(row._mapping)
+        for part in _parts(names)
+        for row in connection.execute(sa.select(table).where(table.c.id.in_(part)))
+    }
+    return [found[name] for name in names if name in found]
 
 
 def open_jobs(connection: Connection, devices: Iterable[str]) -> list[dict[str, Any]]:
@@ -206,6 +253,27 @@ def job_reported(connection: Connection, device: str, job: str, report: JobRepor
             .values(reported=kind.body.get("desired", {}), reported_version=version)
         )
     return True
+
+
+def telemetry(
+    connection: Connection, device: str, since: float, most: int = 10_000
+) -> list[tuple[float, dict[str, float | int | str | bool]]]:
+    """What a device has measured since a time (seconds since 1970): when, by its clock, and the values by name.
+
+    The newest `most` reports, oldest first.
+
+    Raises:
+        FleetError: there is no such device.
+    """
+    describe(connection, device)
+    table = tables.reports
+    query = (
+        sa.select(table.c.at, table.c.body)
+        .where(table.c.device == device, table.c.kind == "tel", table.c.received_at >= since)
+        .order_by(table.c.at.desc())
+        .limit(most)
+    )
+    return [(row.at, json.loads(row.body)["values"]) for row in connection.execute(query)][::-1]
 
 
 def remove(connection: Connection, device: str, actor: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.fleet.addresses import Address, parse_url
 from edge.fleet.errors import FleetError
+from edge.fleet.identity import MOST_WORKERS
 from edge.runtime.errors import BadFile
-from edge.runtime.fields import Fields
+from edge.runtime.fields import Fields, integer, text
 from edge.runtime.whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -24,22 +27,65 @@ class Settings:
     Attributes:
         database: URL of a PostgreSQL database, or "" for the SQLite file in the folder. It may hold a password; the
             file's mode is 0600.
-        broker: URL of another broker, or "" for the supervised one.
+        broker: URL of another broker, with one or several addresses, or "" for the supervised one.
+        boot: URL of that one's bootstrap listeners; "" is the same hosts with `boot_port`.
+        broker_reload: command that has another broker read its files again, or "".
+        nats: URL at which the nodes of a NATS cluster ask the server who may come in, or "".
         host: address that the supervised broker listens on; "" is all.
         port, boot_port: of its main and its bootstrap listener.
         metrics_port: of Prometheus metrics on loopback; 0 is none.
         names: host names and addresses, beside this machine's own, that the broker's certificate is valid for.
         sparql: URL of a SPARQL endpoint, or "" for the store in the folder.
+        workers: among how many processes of their own the devices are divided; 0 or 1: none.
     """
 
     database: str = ""
     broker: str = ""
+    boot: str = ""
+    broker_reload: str = ""
+    nats: str = ""
     host: str = ""
     port: int = 8883
     boot_port: int = 8884
     metrics_port: int = 9464
     names: tuple[str, ...] = ()
     sparql: str = ""
+    workers: int = 0
+
+    @property
+    def on_nats(self) -> bool:
+        return bool(self.nats and self.broker)
+
+    @property
+    def most_qos(self) -> int:
+        """At which QoS the fleet's own services publish: at 1 a NATS cluster writes each message to three disks."""
+        return 0 if self.on_nats else 1
+
+    def boot_addresses(self, host: str = "") -> tuple[Address, ...]:
+        """Where devices enroll.
+
+        Args:
+            host: this machine as devices call it; "" for its name.
+
+        Raises:
+            FleetError: --broker or --boot is no URL of a broker.
+        """
+        if self.boot:
+            return parse_url(self.boot, self.boot_port, "--boot")
+        if self.broker:
+            hosts = dict.fromkeys(address.host for address in parse_url(self.broker, self.port, "--broker"))
+            return tuple(Address(one, self.boot_port) for one in hosts)
+        return (Address(host or socket.gethostname(), self.boot_port),)
+
+    def boot_url(self, host: str = "") -> str:
+        """The same as a URL, as `edge device enroll` takes it."""
+        return "mqtts://" + ",".join(map(str, self.boot_addresses(host)))
+
+
+# Settings that a fleet.json of an earlier edge does not have.
+_NEWER = ("boot", "broker_reload", "nats")
+NATS_PORT = 8885
+"""Where NATS servers listen for the fleet's server, if nothing else is said."""
 
 
 class State:
@@ -53,7 +99,12 @@ class State:
         self.tuf = folder / "tuf"
         self.semantic = folder / "semantic"
         self.registry = folder / "registry.sqlite"
+        self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
+
+    def worker_identity(self, number: int) -> Path:
+        """The file with a worker's key and certificate."""
+        return self.broker / f"worker-{number}.pem"
 
     @classmethod
     def create(cls, folder: Path) -> State:
@@ -101,12 +152,14 @@ class State:
             settings = Settings(
                 database=fields.text("database", 1000),
                 broker=fields.text("broker", 1000),
+                **{name: text(fields.raw(name, ""), f"{where}.{name}", 1000) for name in _NEWER},
                 host=fields.text("host", 255),
                 port=fields.integer("port", 1, 65535),
                 boot_port=fields.integer("boot_port", 1, 65535),
                 metrics_port=fields.integer("metrics_port", 0, 65535),
                 names=fields.items("names", 64, lambda value, at: str(value)),
                 sparql=fields.text("sparql", 1000),
+                workers=integer(fields.raw("workers", 0), f"{where}.workers", 0, MOST_WORKERS),
             )
             fields.done()
         except (OSError, ValueError, BadFile) as error:

@@ -28,6 +28,7 @@ from edge.fleet import topics
 from edge.fleet.device.agent import KEEPALIVE_SECONDS, WINDOW
 from edge.fleet.device.home import Home
 from edge.fleet.device.jobs import JobHandler, Jobs, Report
+from edge.fleet.device.shadow import DeviceShadow, heartbeat_of
 from edge.fleet.device.updates import CANCEL, UPDATE
 from edge.fleet.errors import BadMessage
 from edge.fleet.inventory import InstalledModel, Inventory
@@ -136,8 +137,12 @@ class SimulatedDevice:
         self._queued: set[str] = set()
         self._job_queue: list[tuple[str, Job]] = []
         self._working = False
-        self._jobs = Jobs(self.id, self.outbox, self.report)
+        self._shadow = DeviceShadow(home.folder)
+        self._every = around.every
+        self._shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, around.every)
+        self._jobs = Jobs(self.id, self.outbox, self.report, self.inventory_changed)
         self._jobs.on("hello", self._hello_asked)
+        self._jobs.on("shadow", self._take_shadow)
         self._job_seen: list[Callable[[str, Job], None]] = []
         self._down: dict[str, Callable[[tuple[str, ...], bytes], None]] = {
             "ack": self._acknowledged,
@@ -274,7 +279,7 @@ class SimulatedDevice:
         return self._status.wrap(Status(online).json()).encode()
 
     def _beat(self) -> None:
-        every = self._around.every
+        every = self._every
         if every and not self._stopping.is_set():
             values = Telemetry(self._measurements.at(time.time()))
             self._put("tel", values.json())
@@ -379,6 +384,13 @@ class SimulatedDevice:
     def _hello_asked(self, job: str, arguments: dict[str, Any], report: Report) -> None:
         self._call(self._say_hello)
         report(JobReport("done"))
+
+    def _take_shadow(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        news = self._shadow.apply(arguments)
+        report(JobReport("done", "" if news else "something newer was applied before"))
+
+    def _set_heartbeat(self, seconds: float) -> None:
+        self._every = seconds  # from the next one on
 
     def _begin_updates(self) -> SimulatedUpdates:
         if self._updates is None:

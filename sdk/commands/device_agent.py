@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import click
 
@@ -51,7 +50,7 @@ def _boards(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
 
 
 @click.command("enroll", short_help="Join a fleet with a claim token.")
-@click.argument("url", metavar="mqtts://HOST[:PORT]")
+@click.argument("url", metavar="mqtts://HOST[:PORT][,…]")
 @click.option("--token", required=True, metavar="TOKEN", help="What 'edge fleet token' printed; - reads it from stdin.")
 @click.option(
     "--name", default="", metavar="ID", help="The id that this device would like.  [default: host name and key]"
@@ -79,15 +78,17 @@ def enroll(
     import platform
     import sys
 
+    from edge.fleet.addresses import parse_url
     from edge.fleet.device.describe import linux_inventory
     from edge.fleet.device.enroll import enroll as join
     from edge.fleet.errors import FleetError
     from edge.fleet.identity import ClaimToken, device_id, suggested_id
     from edge.runtime.errors import Interrupted
 
-    parts = urlsplit(url)
-    if parts.scheme != "mqtts" or not parts.hostname:
-        raise click.UsageError(f"{url}: like mqtts://fleet.example.org:{_BOOT_PORT}")
+    try:
+        first, *others = parse_url(url, _BOOT_PORT, "address")
+    except FleetError as error:
+        raise click.UsageError(str(error)) from error
     claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
     place = _home(home)
     if place.place() is not None:
@@ -102,13 +103,14 @@ def enroll(
     found = join(
         place,
         claim,
-        parts.hostname,
-        parts.port or _BOOT_PORT,
+        first.host,
+        first.port,
         linux_inventory(labels),
         wanted,
         wait,
         lambda text: click.echo(text, err=True),
         stop,
+        others,
     )
     if found is None:
         raise Interrupted("not approved yet: the same command goes on waiting")

@@ -1,14 +1,13 @@
-"""`edge fleet token`, `pending`, `approve`, `reject`, `revoke`, `label`, `job`, `remove`: who belongs to the fleet."""
+"""`edge fleet token`, `pending`, `approve`, `reject`, `revoke`, `remove`: who belongs to the fleet."""
 
-import json
 import re
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -93,7 +92,7 @@ def token(
                 enrollment.create_token(connection, key, operator(), expires, device, approve, given)
                 for _ in range(count)
             ]
-    url = f"mqtts://{host or socket.gethostname()}:{settings.boot_port}"
+    url = settings.boot_url(host or "")
     if as_json:
         until = time.time() + expires
         print_json([{"id": one.id, "token": str(one), "expires_at": until, "url": url} for one in made])
@@ -166,7 +165,7 @@ def pending(state: Path, as_json: bool) -> None:
 
 
 @click.command("approve", short_help="Let devices in.")
-@click.argument("names", nargs=-1, metavar="[DEVICE|KEY]…")
+@click.argument("names", nargs=-1, metavar="[DEVICE|KEY]…", shell_complete=fleet_names("pending"))
 @click.option("--all", "everyone", is_flag=True, help="All that wait, but those whose name is taken.")
 @click.option("--as", "device", metavar="ID", help="Give the device this id.")
 @click.option("--replace", is_flag=True, help="It takes the place of the device of its name; that one's key is void.")
@@ -206,7 +205,7 @@ def approve(
 
 
 @click.command("reject", short_help="Turn devices down.")
-@click.argument("names", nargs=-1, required=True, metavar="DEVICE|KEY…")
+@click.argument("names", nargs=-1, required=True, metavar="DEVICE|KEY…", shell_complete=fleet_names("pending"))
 @click.option("--reason", default="", help="Told to the device.")
 @state_option
 @debug_option
@@ -222,7 +221,7 @@ def reject(names: tuple[str, ...], reason: str, state: Path) -> None:
 
 
 @click.command("revoke", short_help="Shut devices out.")
-@click.argument("names", nargs=-1, required=True, metavar="DEVICE…")
+@click.argument("names", nargs=-1, required=True, metavar="DEVICE…", shell_complete=fleet_names("device"))
 @click.option("--reason", default="", help="For the audit log.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
@@ -243,7 +242,7 @@ def revoke(names: tuple[str, ...], reason: str, yes: bool, state: Path) -> None:
 
 
 @click.command("remove", short_help="Forget devices that are revoked.")
-@click.argument("names", nargs=-1, required=True, metavar="DEVICE…")
+@click.argument("names", nargs=-1, required=True, metavar="DEVICE…", shell_complete=fleet_names("device"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
 @debug_option
@@ -257,78 +256,3 @@ def remove(names: tuple[str, ...], yes: bool, state: Path) -> None:
         for name in names:
             registry.remove(connection, name, operator())
             click.echo(f"{name} removed")
-
-
-@click.command("label", short_help="Label devices, and group them.")
-@click.argument("device")
-@click.argument("labels", type=Label(), nargs=-1, metavar="[NAME=VALUE]…")
-@click.option("--group", "joined", multiple=True, metavar="NAME", help="Put it into a group.")
-@click.option("--ungroup", "left", multiple=True, metavar="NAME", help="Take it out of a group.")
-@state_option
-@debug_option
-def label(
-    device: str,
-    labels: tuple[tuple[str, str | None], ...],
-    joined: tuple[str, ...],
-    left: tuple[str, ...],
-    state: Path,
-) -> None:
-    """Set labels of a device ('building=7'; 'building=' removes one), and the groups that it is in."""
-    from edge.fleet.server import registry
-
-    with open_database(state) as database, database.transaction() as connection:
-        if labels:
-            registry.set_labels(connection, device, dict(labels), operator())
-        for group in joined:
-            registry.set_group(connection, device, group, True, operator())
-        for group in left:
-            registry.set_group(connection, device, group, False, operator())
-        row = registry.describe(connection, device)
-    shown = [f"{name}={value}" for name, value in sorted(row["labels"].items())]
-    click.echo(" ".join([f"{device}:", *shown, *(f"[{group}]" for group in row["groups"])]))
-
-
-@click.command("job", short_help="Have a device do something.")
-@click.argument("device")
-@click.argument("kind")
-@click.option("--arguments", default="{}", metavar="JSON", help="What the job takes.")
-@click.option("--wait", type=Duration(), help="Wait so long for it to end, and show how it did.")
-@state_option
-@json_option
-@debug_option
-@click.pass_context
-def job(
-    ctx: click.Context, device: str, kind: str, arguments: str, wait: float | None, state: Path, as_json: bool
-) -> None:
-    """Queue a job: 'ping', 'hello' (report the inventory), or one that the device's version of edge knows.
-
-    It is sent when the device is there, and until the device has answered.
-    """
-    from edge.fleet.messages import FINAL_JOB_STATES
-    from edge.fleet.server import registry
-    from edge.fleet.server.tables import jobs
-
-    try:
-        given = json.loads(arguments)
-        if not isinstance(given, dict):
-            raise ValueError("not an object")
-    except ValueError as error:
-        raise click.UsageError(f"--arguments: {error}") from None
-    import sqlalchemy as sa
-
-    with open_database(state) as database:
-        with database.transaction() as connection:
-            name = registry.create_job(connection, device, kind, given, operator())
-        until = time.monotonic() + (wait or 0)
-        while True:
-            with database.reading() as connection:
-                row = connection.execute(sa.select(jobs).where(jobs.c.id == name)).one()
-            if row.state in FINAL_JOB_STATES or time.monotonic() >= until:
-                break
-            time.sleep(0.1)
-    if as_json:
-        print_json(dict(row._mapping))
-    else:
-        click.echo(" ".join(filter(None, (f"job {name}: {row.state}", row.detail))))
-    if row.state in ("failed", "rolled-back"):
-        ctx.exit(1)

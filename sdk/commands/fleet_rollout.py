@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -56,7 +57,7 @@ def list_(state: Path, as_json: bool) -> None:
 
 
 @rollout.command("show", short_help="Show a rollout: how many devices are how far.")
-@click.argument("id", metavar="ROLLOUT")
+@click.argument("id", metavar="ROLLOUT", shell_complete=fleet_names("rollout"))
 @click.option("--watch", is_flag=True, help="Show it again every second until it has ended.")
 @state_option
 @json_option
@@ -88,7 +89,7 @@ def show(id: str, watch: bool, state: Path, as_json: bool) -> None:
 
 
 @rollout.command("pause", short_help="Start no further device.")
-@click.argument("id", metavar="ROLLOUT")
+@click.argument("id", metavar="ROLLOUT", shell_complete=fleet_names("rollout"))
 @state_option
 @debug_option
 def pause(id: str, state: Path) -> None:
@@ -99,7 +100,7 @@ def pause(id: str, state: Path) -> None:
 
 
 @rollout.command("resume", short_help="Go on with a paused rollout.")
-@click.argument("id", metavar="ROLLOUT")
+@click.argument("id", metavar="ROLLOUT", shell_complete=fleet_names("rollout"))
 @state_option
 @debug_option
 def resume(id: str, state: Path) -> None:
@@ -111,7 +112,7 @@ def resume(id: str, state: Path) -> None:
 
 
 @rollout.command("abort", short_help="End a rollout.")
-@click.argument("id", metavar="ROLLOUT")
+@click.argument("id", metavar="ROLLOUT", shell_complete=fleet_names("rollout"))
 @click.option("--reason", default="", help="Kept with it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
@@ -129,7 +130,7 @@ def abort(id: str, reason: str, yes: bool, state: Path) -> None:
 
 
 @rollout.command("rollback", short_help="Give devices back what they had.")
-@click.argument("id", metavar="ROLLOUT")
+@click.argument("id", metavar="ROLLOUT", shell_complete=fleet_names("rollout"))
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @state_option
 @debug_option
@@ -158,7 +159,7 @@ def _funnel(shown: dict[str, Any]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    from edge.fleet.server.updates.rollout import FUNNEL, REVERTED
+    from edge.fleet.server.updates.record import FUNNEL, REVERTED
 
     counts, total = shown["devices"], sum(shown["devices"].values())
     title = f"{shown['id']}: {shown['state']}"

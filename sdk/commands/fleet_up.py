@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -23,9 +24,19 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--boot-port", type=_PORT, help="Port for devices that enroll.  [default: 8884]")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Prometheus on loopback; 0: none.  [default: 9464]")
 @click.option("--name", "names", multiple=True, metavar="NAME", help="Another name or address of this machine.")
-@click.option("--broker", metavar="URL", help="Use another broker: mqtts://host:8883; '' for our own again.")
+@click.option("--broker", metavar="URL", help="Use another broker: mqtts://a:8883,b:8883; '' for our own again.")
+@click.option(
+    "--boot", metavar="URL", help="Its listeners for devices that enroll.  [default: --boot-port of its hosts]"
+)
+@click.option(
+    "--broker-reload", metavar="COMMAND", help="Has another broker read its files again; runs without a shell."
+)
+@click.option("--nats", metavar="URL", help="Let a NATS cluster ask who may come in: nats://a:8885,b:8885.")
 @click.option("--db", "database", metavar="URL", help="Use PostgreSQL: postgresql://user@host/name.")
 @click.option("--sparql", metavar="URL", help="Use a SPARQL endpoint instead of the store in the folder.")
+@click.option(
+    "--workers", type=click.IntRange(0, 32), help="Divide the devices among so many processes.  [default: 0: none]"
+)
 @click.option("--log", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 @click.option("--log-format", type=click.Choice(["json", "text"]), help="[default: text on a terminal, else json]")
 @state_option
@@ -45,6 +56,8 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     place = State.create(state)
     said = {name: value for name, value in given.items() if value not in (None, ())}
     settings = dataclasses.replace(place.settings(), **said)
+    if not settings.broker and any(said.get(name) for name in ("boot", "broker_reload", "nats")):
+        raise click.UsageError("--boot, --broker-reload and --nats go with --broker: our own broker needs none of them")
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -60,7 +73,10 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     try:
         if settings.metrics_port:
             stop_metrics = serve(server, settings.metrics_port)
-        click.echo(f"The fleet is up: devices connect to port {server.address.port}, new ones to {settings.boot_port}.")
+        at = f"port {server.address.port}, new ones to {settings.boot_port}"
+        if settings.broker:
+            at = f"{settings.broker}, new ones to {settings.boot_url()}"
+        click.echo(f"The fleet is up: devices connect to {at}.")
         click.echo("In another terminal: 'edge fleet token' lets a device in, 'edge fleet devices --watch' shows them.")
         while not ended.wait(0.5):
             pass
@@ -80,24 +96,33 @@ def status(state: Path, as_json: bool) -> None:
     from edge.fleet.server.overview import overview
     from edge.fleet.server.running import running_pid
     from edge.fleet.server.state import State
+    from edge.fleet.server.workers import read_reports
 
     place = State.existing(state)
     settings = place.settings()
+    running = running_pid(place)
     with open_database(state) as database:
-        report = {
+        report: dict[str, Any] = {
             "state": str(state),
-            "running": running_pid(place),
+            "running": running,
             "broker": settings.broker or f"mqtts://{settings.host or socket.gethostname()}:{settings.port}",
             "boot_port": settings.boot_port,
+            "boot": settings.boot_url(),
             "database": database.shown,
             **overview(database),
+            "workers": [dataclasses.asdict(worker) for worker in read_reports(place)] if running else [],
         }
     if as_json:
         print_json(report)
         return
-    running = report["running"]
     click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
-    click.echo(f"broker: {report['broker']}, new devices: port {report['boot_port']}")
+    click.echo(f"broker: {report['broker']}, new devices: {report['boot']}")
+    for worker in report["workers"]:
+        how = f"runs, process {worker['pid']}" if worker["up"] else "is not connected"
+        click.echo(
+            f"worker {worker['worker']}: {how}, {worker['devices']} devices; {worker['committed']} reports committed, "
+            f"{worker['refused']} refused, {worker['dropped']} dropped; {worker['restarts']} restarts"
+        )
     click.echo(f"registry: {report['database']}")
     click.echo(
         f"devices: {report['devices']} ({report['online']} online, {report['revoked']} revoked), "
@@ -130,7 +155,7 @@ def doctor(ctx: click.Context, state: Path, as_json: bool) -> None:
 
 
 @click.command("devices", short_help="List devices, or watch them.")
-@click.argument("names", nargs=-1, metavar="[DEVICE]…")
+@click.argument("names", nargs=-1, metavar="[DEVICE]…", shell_complete=fleet_names("device"))
 @click.option("--watch", is_flag=True, help="Show them again every second until Ctrl-C.")
 @state_option
 @json_option

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,51 +11,16 @@ import pytest
 pytest.importorskip("sqlalchemy", reason="the fleet's server needs SQLAlchemy: edge-deploy[fleet]")
 
 from edge.fleet.server.database import Database
-
-
-def _postgres_bin() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
+from tests.fleet.postgres import postgres_programs, postgres_server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The URL of an empty PostgreSQL server that listens on a socket in a folder of its own."""
-    programs = _postgres_bin()
-    if programs is None:
+    if postgres_programs() is None:
         pytest.skip("PostgreSQL is not installed (apt install postgresql)")
-    # The server refuses to run as root, and a socket's path may have 107 characters at most.
-    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    folder = Path(tempfile.mkdtemp(prefix="edge-pg-", dir="/tmp"))
-    try:
-        if as_user:
-            shutil.chown(folder, "postgres")
-        data = folder / "data"
-        subprocess.run(
-            [*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "edge", "--no-sync"],
-            check=True,
-            capture_output=True,
-            cwd="/",
-        )
-        server = subprocess.Popen(
-            [*as_user, programs / "postgres", "-D", data, "-k", folder, "-c", "listen_addresses=", "-F"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
-        try:
-            ready = [programs / "pg_isready", "-h", folder, "-t", "1"]
-            for _ in range(100):
-                if subprocess.run(ready, capture_output=True).returncode == 0:
-                    break
-            else:
-                pytest.fail("PostgreSQL did not start")
-            yield f"postgresql://edge@/postgres?host={folder}"
-        finally:
-            server.terminate()
-            server.wait(30)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Kills the server, its broker and its devices at random moments, and then counts what arrived.
 
-    python -m tests.fleet.kills 200 [SEED]
+    python -m tests.fleet.kills 200 [SEED] [--workers 2] [--database postgresql://… | --postgres]
 
 Whatever a device's outbox had taken must in the end be in the registry: messages that were acknowledged, and those that
 were not. Every process is killed with SIGKILL and started again at once, as a service manager does.
@@ -8,6 +8,8 @@ were not. Every process is killed with SIGKILL and started again at once, as a s
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -25,13 +28,19 @@ from edge.fleet.server import tables
 from edge.fleet.server.state import State
 from tests.fleet.counting_agent import promised
 from tests.fleet.lab import free_ports, until
+from tests.fleet.postgres import postgres_server
 
 
 class Processes:
-    """A fleet of processes: one server, whose broker is its child, and agents."""
+    """A fleet of processes: one server, whose broker and workers are its children, and agents.
 
-    def __init__(self, folder: Path, agents: int) -> None:
+    Args:
+        options: more of `edge fleet up`: "--workers", "2".
+    """
+
+    def __init__(self, folder: Path, agents: int, options: Sequence[str] = ()) -> None:
         self.folder = folder
+        self.options = options
         self.port, self.boot_port = free_ports(2)
         self.server = self.start_server()
         self.wait_up()
@@ -39,9 +48,15 @@ class Processes:
         answer = self.edge("fleet", "token", "--approve", "--count", str(agents), "--json")
         for home, token in zip(self.homes, json.loads(answer), strict=True):
             name = ("--name", home.name, "--home", str(home))
-            url = f"mqtts://127.0.0.1:{self.boot_port}"
-            self.edge("device", "enroll", "--token", token["token"], *name, "--wait", "60", url)
+            self.edge("device", "enroll", "--token", token["token"], *name, "--wait", "60", self.enroll_url)
         self.agents = [self.start_agent(home) for home in self.homes]
+
+    @property
+    def enroll_url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.boot_port}"
+
+    def server_options(self) -> list[str]:
+        return ["--host", "127.0.0.1", "--port", str(self.port), "--boot-port", str(self.boot_port)]
 
     def edge(self, *words: str) -> str:
         environment = {**os.environ, "EDGE_FLEET": str(self.folder / "fleet")}
@@ -49,11 +64,11 @@ class Processes:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
     def start_server(self) -> subprocess.Popen[bytes]:
-        ports = ["--port", str(self.port), "--boot-port", str(self.boot_port), "--metrics-port", "0"]
-        place = ["--host", "127.0.0.1", "--state", str(self.folder / "fleet"), "--log", "warning"]
-        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *ports, *place]
+        place = ["--metrics-port", "0", "--state", str(self.folder / "fleet"), "--log", "warning"]
+        command = [sys.executable, "-m", "edge.sdk.cli", "fleet", "up", *self.server_options(), *place, *self.options]
+        environment = {**os.environ, "EDGE_FLEET_KILLS": str(self.folder)}
         with (self.folder / "server.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log)
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 
     def start_agent(self, home: Path) -> subprocess.Popen[bytes]:
         with (self.folder / "agents.log").open("ab") as log:
@@ -70,6 +85,18 @@ class Processes:
         except (FileNotFoundError, ValueError):
             return None
 
+    def worker_pids(self) -> list[int]:
+        """Of all workers of the fleet, an earlier server's too if they have not ended."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if b"edge.fleet.server.worker" in (entry / "cmdline").read_bytes():
+                    mark = f"EDGE_FLEET_KILLS={self.folder}".encode()
+                    found += [int(entry.name)] if mark in (entry / "environ").read_bytes().split(b"\0") else []
+            except OSError:  # it has ended meanwhile
+                continue
+        return found
+
     def kill(self, victim: str) -> bool:
         """Kills one process and, unless its server does that, starts it again; returns whether there was one."""
         if victim == "server":
@@ -83,6 +110,13 @@ class Processes:
             except ProcessLookupError:
                 return False
             return pid is not None
+        elif victim == "worker":
+            pids = self.worker_pids()
+            try:
+                os.kill(random.choice(pids), signal.SIGKILL) if pids else None
+            except ProcessLookupError:
+                return False
+            return bool(pids)
         else:
             number = random.randrange(len(self.agents))
             self.agents[number].kill()
@@ -98,32 +132,48 @@ class Processes:
         self.server.wait(30)
 
 
-def run(folder: Path, kills: int, seed: int, agents: int = 3, pause: float = 1.0) -> dict[str, int]:
+def run(
+    folder: Path,
+    kills: int,
+    seed: int,
+    agents: int = 3,
+    pause: float = 1.0,
+    workers: int = 0,
+    database: str = "",
+    processes: type[Processes] = Processes,
+) -> dict[str, int]:
     """Kills so often, waits until all is quiet, and counts.
+
+    Args:
+        workers: of the server; they are killed too.
+        database: URL of an empty PostgreSQL database; SQLite, if "".
+        processes: with which broker.
 
     Returns:
         Kills by victim, messages promised, and those of them that are missing: 0, or the test has found a bug.
     """
     random.seed(seed)
-    fleet = Processes(folder, agents)
+    options = [*(["--workers", str(workers)] if workers else []), *(["--db", database] if database else [])]
+    victims = ("server", "broker", "agent", *(["worker"] if workers else []))
+    fleet = processes(folder, agents, options)
     done: Counter[str] = Counter()
     try:
         while done.total() < kills:
             time.sleep(random.uniform(0.05, 2 * pause))
-            victim = random.choice(("server", "broker", "agent"))
+            victim = random.choice(victims)
             done[victim] += fleet.kill(victim)
         for agent in fleet.agents:
             agent.kill()
             agent.wait()
         counts = [promised(home) for home in fleet.homes]
         fleet.agents = [fleet.start_agent(home) for home in fleet.homes]
-        database = State.existing(folder / "fleet").database()
+        registry = State.existing(folder / "fleet").database()
 
         def numbers(home: Path) -> set[int]:
             query = sa.select(tables.reports.c.body).where(
                 tables.reports.c.device == home.name, tables.reports.c.kind == "tel"
             )
-            with database.reading() as connection:
+            with registry.reading() as connection:
                 values = [json.loads(body)["values"] for body in connection.scalars(query)]
             return {value["number"] for value in values if "number" in value}
 
@@ -134,13 +184,36 @@ def run(folder: Path, kills: int, seed: int, agents: int = 3, pause: float = 1.0
             while (lacking := wanted - numbers(home)) and time.monotonic() < deadline:
                 time.sleep(0.5)
             missing.extend(lacking)
-        database.close()
+        registry.close()
+        left = set(fleet.worker_pids())
     finally:
         fleet.stop()
+    until(lambda: not fleet.worker_pids(), 15, "workers outlived their server")
+    assert len(left) <= max(workers, 0), f"{len(left)} workers ran at the end, {workers} were asked for"
     return {**done, "promised": sum(counts), "missing": len(missing)}
 
 
+def arguments(description: str) -> argparse.Namespace:
+    """The command line of a script that kills."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kills", type=int)
+    parser.add_argument("seed", type=int, nargs="?", default=int(time.time()))
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--database", default="", help="URL of an empty PostgreSQL database")
+    parser.add_argument("--postgres", action="store_true", help="use a PostgreSQL server of its own")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments(__doc__ or "")
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-kills-"))
+        if given.postgres:
+            given.database = stack.enter_context(postgres_server(durable=True))
+        outcome = run(Path(scratch), given.kills, given.seed, workers=given.workers, database=given.database)
+        print(f"seed {given.seed}:", outcome)
+    sys.exit(outcome["missing"] > 0)
+
+
 if __name__ == "__main__":
-    seed = int(sys.argv[2]) if len(sys.argv) > 2 else int(time.time())
-    with tempfile.TemporaryDirectory(prefix="edge-kills-") as scratch:
-        print(f"seed {seed}:", run(Path(scratch), int(sys.argv[1]), seed))
+    main()

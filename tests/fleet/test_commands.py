@@ -41,6 +41,7 @@ def state(tmp_path: Path) -> Path:
         (["fleet", "label", "attic", "floor"], "building=7"),
         (["fleet", "job", "attic", "ping", "--arguments", "[]"], "not an object"),
         (["fleet", "up", "--port", "0"], "--port"),
+        (["fleet", "up", "--nats", "nats://a"], "go with --broker"),
         (["device", "enroll", "mqtt://x", "--token", "y"], "mqtts://"),
         (["device", "run", "--heartbeat", "0"], "--heartbeat"),
     ],

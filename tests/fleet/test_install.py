@@ -323,6 +323,28 @@ def test_a_job_that_is_withdrawn_on_its_way_changes_nothing(
     assert outcome is not None and outcome.state == "active"
 
 
+def test_a_download_that_is_withdrawn_ends_with_its_chunk(
+    tmp_path: Path, server: Server, bundles: dict[str, Path]
+) -> None:
+    withdrawn: set[str] = set()
+    device = _installer(tmp_path / "device", server, withdrawn=withdrawn.__contains__)
+    variant = server.publish(bundles["old"])
+
+    def chunks(name: str, offset: int, data: bytes | None) -> bytes | None:
+        if name == variant.blob.sha256 and offset >= CHUNK:
+            withdrawn.add("j1")
+        return data
+
+    server.spoil = chunks
+    outcome = device.install(UpdateJob("j1", variant.path))
+    assert outcome is not None and (outcome.state, outcome.detail) == ("failed", "cancelled by the operator")
+    assert [offset for name, offset, _ in server.asked if name == variant.blob.sha256] == [0, CHUNK]
+    server.asked.clear()
+    outcome = device.install(UpdateJob("j2", variant.path))  # what came is not fetched again
+    assert outcome is not None and outcome.state == "active"
+    assert min(offset for name, offset, _ in server.asked if name == variant.blob.sha256) == 2 * CHUNK
+
+
 @pytest.mark.parametrize("when", ["staged", "active"])
 def test_a_model_that_takes_the_device_down_is_given_up(
     server: Server, device: Installer, bundles: dict[str, Path], when: str

@@ -14,12 +14,14 @@ import pytest
 
 pytest.importorskip("tuf")
 
+from edge.fleet import topics
+from edge.fleet.device import agent as agents
 from edge.fleet.device.agent import Agent
 from edge.fleet.device.enroll import enroll
 from edge.fleet.device.home import Home
 from edge.fleet.device.inputs import InputRing
 from edge.fleet.device.updates import Updates, with_models
-from edge.fleet.errors import Refused
+from edge.fleet.errors import FleetError, Refused
 from edge.fleet.inventory import Inventory
 from edge.fleet.server import enrollment, registry
 from edge.fleet.server.database import setting
@@ -65,7 +67,7 @@ class UpdatingFleet:
 
     def _extend(self, server: Server) -> None:
         self.updates = ServerUpdates(server)
-        self.source = self.updates._source
+        self.source = self.updates.reports._source
 
     def stop(self) -> None:
         for agent, _ in self._agents:
@@ -132,8 +134,8 @@ def test_publish_deploy_one_fails_its_gate_and_the_rollout_aborts(
     until(lambda: fleet.rollouts.show(first)["state"] == "done", 60)
     assert fleet.rollouts.show(first)["devices"] == {"active": 3}
     assert {_version(updates) for updates in devices.values()} == {"1.0"}
-    for name in devices:  # and the registry knows
-        until(lambda name=name: [m["version"] for m in fleet.device(name)["inventory"]["models"]] == ["1.0"])
+    for name in devices:  # and the registry knows as soon as the rollout does: the next one notes what they had
+        assert [m["version"] for m in fleet.device(name)["inventory"]["models"]] == ["1.0"]
 
     # The cellar's inputs are labelled, and the model is wrong on them.
     ring = InputRing(devices["cellar"].installer.folder / "inputs" / "kws")
@@ -175,6 +177,74 @@ def test_chunks_are_for_whoever_asks_and_only_what_is_published(
     assert root == open_source(fleet.state).repository.read("1.root.json")
     assert source.fetch("9.root.json", 0, 1000) is None
     assert source.fetch("0" * 64, 0, 1000) is None
+
+
+def test_the_root_of_the_models_comes_with_the_certificate(fleet: UpdatingFleet) -> None:
+    """Over the connection that the claim token vouches for, and not when the first model is asked for."""
+    repository = open_source(fleet.state).repository
+    repository.rotate("root")
+    updates = fleet.updating("attic")
+    root = updates.installer.folder / "trust" / "root.json"
+    assert root.read_bytes() == repository.read("2.root.json") == repository.trusted_root()
+    asked: list[str] = []
+    fetch = updates._source.fetch
+    updates._source.fetch = lambda name, *rest: asked.append(name) or fetch(name, *rest)
+    updates._trust()
+    assert asked == []
+    # From a server that is too old to send it, it is asked for.
+    root.unlink()
+    updates._trust()
+    assert asked == ["1.root.json"] and root.read_bytes() == repository.read("1.root.json")
+
+
+def test_a_certificate_with_a_root_that_nobody_signed_is_refused(fleet: UpdatingFleet, tmp_path: Path) -> None:
+    honest = open_source(fleet.state).repository.trusted_root()
+    for number, root in enumerate((b"{}", honest.replace(b'"version":1', b'"version":2'), b"[" * 100)):
+        fleet.server.models_root = lambda root=root: root
+        with pytest.raises(FleetError, match="a root for models that is not one"):
+            fleet.updating(f"d{number}")
+        home = Home(tmp_path / f"d{number}")
+        assert home.place() is None and not home.identity.exists() and not (home.folder / "trust/root.json").exists()
+    fleet.server.models_root = lambda: b"x" * 40_000  # longer than a message holds: asked for later
+    assert not (fleet.updating("attic").installer.folder / "trust/root.json").exists()
+
+
+def test_what_a_killed_server_lost_comes_again_at_its_roll_call(
+    fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agents, "ROLL_CALL_SECONDS", 0.5)
+    agent = fleet.updating("attic")._agent
+    take = fleet.server.ingest.offer
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    agent.telemetry({"number": 7})
+
+    def waits() -> bool:
+        return any("number" in envelope.body.get("values", {}) for _, _, envelope in agent.outbox.waiting())
+
+    time.sleep(0.5)
+    fleet.server.ingest.offer = take  # type: ignore[method-assign]
+    time.sleep(0.5)
+    assert waits()  # it was sent, and is not sent again so soon
+    fleet.server.send(topics.to_all("roll"), {}, 0)
+    until(lambda: not waits(), 5)
+
+
+def test_a_hello_that_comes_again_tells_no_older_story(fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two was lost with the server that should have taken it in, and comes again behind the second."""
+    monkeypatch.setattr(agents, "ROLL_CALL_SECONDS", 0.5)
+    agent = fleet.updating("attic")._agent
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()))
+    take = fleet.server.ingest.offer
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    for sensor in ("first", "second"):
+        agent._describe = lambda sensor=sensor: dataclasses.replace(CORE, sensors=(sensor,))
+        agent.inventory_changed()
+        time.sleep(0.5)
+        fleet.server.ingest.offer = take  # type: ignore[method-assign]
+    until(lambda: fleet.device("attic")["inventory"]["sensors"] == ["second"], 5)
+    fleet.server.send(topics.to_all("roll"), {}, 0)
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()), 5)
+    assert fleet.device("attic")["inventory"]["sensors"] == ["second"]
 
 
 class Hostile:
@@ -229,18 +299,18 @@ def test_attacks_over_the_broker(fleet: UpdatingFleet, digits_bundle: Path, tmp_
         (oversized, "60,000 bytes where 49,152 were asked"),
         (tampered, "does not have the hash that is signed for"),
     ):
-        fleet.updates._source = Hostile(honest, attack)  # type: ignore[assignment]
+        fleet.updates.reports._source = Hostile(honest, attack)  # type: ignore[assignment]
         shown = deploy("2.0")
         assert shown["state"] == "aborted" and told in shown["problems"][0]["detail"], (attack, shown["problems"])
         assert _version(attic) == "1.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
     assert deploy("2.0")["state"] == "done" and _version(attic) == "2.0"
 
     # What a device has seen, it does not forget.
-    fleet.updates._source = Hostile(honest, frozen)  # type: ignore[assignment]
+    fleet.updates.reports._source = Hostile(honest, frozen)  # type: ignore[assignment]
     shown = deploy("1.0")
     assert "this device has seen" in shown["problems"][0]["detail"] and _version(attic) == "2.0"
-    fleet.updates._source = honest
+    fleet.updates.reports._source = honest
 
     path = with_entry(tmp_path / "new.edge", tmp_path / "path.edge", "../../../x")
     variant = Variant("kws", "3.0", "bundle", 9, "bundle", honest.store.add(path), engines=("core",))

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from edge.fleet import topics
 from edge.fleet.messages import BlobRequest, Envelope, JobReport
 from edge.fleet.server.ingest import Publication, Report
-from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.rollout import Rollouts
 from edge.fleet.server.updates.selection import selector
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import BlobStore
+
+if TYPE_CHECKING:
+    from edge.fleet.server.services import Server
+    from edge.fleet.server.worker import Worker
 
 _log = logging.getLogger("edge.fleet.updates")
 
@@ -30,29 +34,39 @@ def open_source(state: State, keys: Sequence[Path] = ()) -> Source:
     return Source(ModelRepository(state.tuf, keys=keys), BlobStore(state.models))
 
 
-class Updates:
-    """Ties updates to the server: one of its `extensions`."""
+class Reports:
+    """What devices say of rollouts and ask of models: taken in by the server, and by each of its workers."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._source = open_source(server.state)
-        self.rollouts = Rollouts(server.database, selector(server.database))
-        self._renew()
-        server.ingest.on("job", self._reported)
-        server.ingest.on_transient("blob", self._asked)
-        server.every(_TICK_SECONDS, self.rollouts.tick)
-        server.every(_RENEW_SECONDS, self._renew)
+    def __init__(self, service: Server | Worker, source: Source) -> None:
+        self._service = service
+        self._source = source
+        self._rollouts = Rollouts(service.database)
+        service.ingest.on("job", self._reported)
+        service.ingest.on_transient("blob", self._asked)
 
     def _reported(self, connection: Connection, report: Report) -> list[Publication]:
         body = JobReport.read(report.envelope.body, f"{report.device} job")
-        self.rollouts.report(connection, report.device, report.rest[0], body.state, body.detail, body.metrics)
+        self._rollouts.report(connection, report.device, report.rest[0], body.state, body.detail, body.metrics)
         return []
 
     def _asked(self, device: str, envelope: Envelope) -> None:
         """Answers a request for a chunk; an empty answer says that there is nothing (more)."""
         request = BlobRequest.read(envelope.body, f"{device} blob")
         data = self._source.fetch(request.name, request.offset, request.length)
-        self._server.publish(Publication(topics.down(device, "blob", request.name, str(request.offset)), data or b""))
+        self._service.publish(Publication(topics.down(device, "blob", request.name, str(request.offset)), data or b""))
+
+
+class Updates:
+    """Ties updates to the server: one of its `extensions`."""
+
+    def __init__(self, server: Server) -> None:
+        self._source = open_source(server.state)
+        self.rollouts = Rollouts(server.database, selector(server.database))
+        self._renew()
+        server.models_root = self._source.repository.trusted_root
+        self.reports = Reports(server, self._source)
+        server.every(_TICK_SECONDS, self.rollouts.tick)
+        server.every(_RENEW_SECONDS, self._renew)
 
     def _renew(self) -> None:
         for role, told in self._source.repository.renew().items():

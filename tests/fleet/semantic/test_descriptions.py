@@ -12,6 +12,7 @@ import pytest
 import rdflib
 from hypothesis import given, settings
 
+from edge.fleet.inventory import Inventory
 from edge.fleet.server.semantic.contexts import CONTEXT, TD_CONTEXT, inlined
 from edge.fleet.server.semantic.exchange import read_import, to_jsonld, to_turtle
 from edge.fleet.server.semantic.expansion import triples_of
@@ -104,6 +105,14 @@ def test_a_hostile_inventory_is_refused_by_name(change: dict[str, Any], message:
     with pytest.raises(BadFile) as caught:
         DeviceFacts.from_inventory("d1", {**INVENTORY, **change})
     assert str(caught.value).startswith(message)
+
+
+def test_what_a_device_does_not_say_of_its_firmware_is_not_known() -> None:
+    told = DeviceFacts.from_inventory("d1", BOARD)
+    assert told.operators == set(BOARD["operators"]) and told.dtypes == {"int8", "ternary"}
+    inventory = Inventory(kind="microcontroller", runtimes={"core": "0.1.0"}).json()
+    silent = DeviceFacts.from_inventory("d1", json.loads(json.dumps(inventory)))
+    assert silent.operators is None and "ternary" in silent.dtypes
 
 
 @pytest.mark.parametrize("device", ["", "a b", "../x", "x" * 101, "é"])

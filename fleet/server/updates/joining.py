@@ -1,0 +1,81 @@
+"""Which devices take part in a rollout, with which variant, and in which order they begin."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from edge.fleet.inventory import Inventory
+from edge.fleet.server.database import insert_new
+from edge.fleet.server.tables import devices
+from edge.fleet.server.updates.plan import active_sha256, choose, read_variants
+from edge.fleet.server.updates.record import Record
+from edge.fleet.server.updates.tables import models, rollout_devices
+from edge.fleet.variant import Variant
+from edge.runtime.errors import BadInput
+
+
+def published_variants(connection: Connection, model: str, version: str) -> list[Variant]:
+    """The variants of a version.
+
+    Raises:
+        BadInput: it is not published.
+    """
+    rows = connection.execute(
+        sa.select(models.c.variants).where(models.c.name == model, models.c.version == version)
+    ).scalar()
+    if rows is None:
+        raise BadInput(f"{model} {version}: is not published (edge fleet models)")
+    return read_variants(rows)
+
+
+def join(record: Record, model: str, variants: list[Variant], chosen: set[str] | None) -> int:
+    """Adds the chosen devices that are not yet part of it, each with the variant that fits; returns how many."""
+    rows = candidates(record, model, variants, chosen)
+    if rows:
+        insert_new(record.connection, rollout_devices, rows)
+    return len(rows)
+
+
+def candidates(record: Record, model: str, variants: list[Variant], chosen: set[str] | None) -> list[dict[str, Any]]:
+    """The rows of the devices that are not yet part of a rollout.
+
+    Args:
+        chosen: ids of the devices that may take part; None: all.
+    """
+    inside = sa.select(rollout_devices.c.device).where(rollout_devices.c.rollout == record.id)
+    query = sa.select(devices.c.id, devices.c.inventory, devices.c.online).where(
+        devices.c.state == "active", devices.c.id.not_in(inside)
+    )
+    paths = _paths(record.connection, model)
+    now, rows = record.now(), []
+    for device, raw, online in record.connection.execute(query):
+        if chosen is not None and device not in chosen:
+            continue
+        inventory = Inventory.read(raw)
+        variant, why = choose(variants, inventory)
+        # Chance decides, so that no phase is one building; devices that can answer go first.
+        digest = hashlib.sha256(f"{record.id}/{device}".encode()).digest()
+        rows.append(
+            {
+                "rollout": record.id,
+                "device": device,
+                "state": "unfit" if variant is None else "waiting",
+                "rank": (0 if online else 1 << 30) + int.from_bytes(digest[:3], "big"),
+                "target": "" if variant is None else variant.path,
+                "before": paths.get(active_sha256(inventory, model), ""),
+                "detail": why,
+                "metrics": {},
+                "updated_at": now,
+            }
+        )
+    return rows
+
+
+def _paths(connection: Connection, model: str) -> dict[str, str]:
+    """TUF path by hash of everything published of a model."""
+    rows = connection.execute(sa.select(models.c.variants).where(models.c.name == model)).scalars()
+    return {variant.blob.sha256: variant.path for row in rows for variant in read_variants(row)}
