@@ -21,6 +21,7 @@ import argparse
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -39,7 +40,6 @@ from tests.fleet.simulated import SimulatedFleet
 
 _ABORT_OVER, _FAIL_SHARE = 0.02, 0.1
 _LONGEST = 1800.0
-_KILL_SECONDS = 15.0
 
 
 class Rollout:
@@ -56,6 +56,11 @@ class Rollout:
 
     def state(self) -> str:
         return str(self._fleet.rollouts.show(self.id)["state"])
+
+    def ended(self) -> int:
+        """Devices that have come to an end."""
+        counts = self._fleet.rollouts.show(self.id)["devices"]
+        return int(counts.get("active", 0) + counts.get("failed", 0))
 
     def wait(self, state: str) -> float:
         """Waits for a state; returns the seconds since the beginning."""
@@ -127,11 +132,13 @@ def killed(
     rollout = Rollout(fleet, Plan("kws", "3.0", steps=parse_steps("10%,100%", canary=5), abort_over=1.0))
     victims, without = [], 0
     for number in range(kills):
-        time.sleep(_KILL_SECONDS)
+        # Spread over the rollout: the first while its canaries are busy.
+        wait_for(lambda number=number: rollout.ended() >= number * devices / (kills + 1), _LONGEST, "no progress")
         if rollout.state() == "done":
             break
+        time.sleep(random.uniform(0, 2))
         victim = ("broker", "server", "devices")[number % 3]
-        victims.append(f"{victim} at {fleet.rollouts.show(rollout.id)['devices'].get('active', 0)}")
+        victims.append(f"{victim} when {rollout.ended()} had ended")
         if victim == "broker":
             fleet.kill_broker()
         elif victim == "server":

@@ -30,7 +30,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
 def test_a_server_that_floods_and_takes_nothing_fills_no_device(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(agent_module, "_MOST_JOBS", 50)
+    monkeypatch.setattr(agent_module, "MOST_JOBS", 50)
     home = fleet.member("attic")
     agent = fleet.run(home)
     source = MqttSource(agent)
