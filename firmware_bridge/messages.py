@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from edge.firmware_bridge.operators import unpack_operators
 from edge.runtime.errors import BadFile
 from edge.runtime.manifest import TensorSpec
 
@@ -139,6 +140,7 @@ class Info:
         input_bytes, output_bytes: of all ports.
         program_bytes, description_bytes: of the running image.
         target, board, firmware: names.
+        operators: that the firmware was built with; () where it has all, or does not say.
     """
 
     protocol: int
@@ -177,6 +179,7 @@ class Info:
     target: str
     board: str
     firmware: str
+    operators: tuple[str, ...] = ()
 
     @classmethod
     def unpack(cls, body: bytes) -> Info:
@@ -187,11 +190,12 @@ class Info:
         """
         if len(body) < _INFO.size:
             raise BadFile(f"the device's info has {len(body)} bytes, {_INFO.size} are expected")
-        fields = list(_INFO.unpack_from(body))
+        fields: list[Any] = list(_INFO.unpack_from(body))
         fields[9:12] = [None if slot == NO_SLOT else slot for slot in fields[9:12]]
         fields[15:17] = map(bool, fields[15:17])
         for index in (24, 25, 33, 34, 35):
             fields[index] = _text(fields[index])
+        fields.append(unpack_operators(body[_INFO.size :]))
         made = cls(*fields)
         if made.chunk_bytes not in range(256, 1025) or made.unit_bytes not in (4, 8, 16) or made.inputs > 64:
             raise BadFile("the device's info is damaged")

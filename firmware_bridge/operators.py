@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import struct
+import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -82,9 +84,43 @@ def choose_operators(wanted: str, model: Iterable[str]) -> tuple[str, ...]:
 
 
 def operators_header(operators: Sequence[str]) -> str:
-    """The header that ops/table.c includes as EDGE_OPERATORS_HEADER."""
+    """The header that ops/table.c and protocol/commands.c include as EDGE_OPERATORS_HEADER."""
     symbols = operator_symbols()
-    return "#define EDGE_BUILT_OPERATORS(X) " + " ".join(f"X({symbols[name]})" for name in operators) + "\n"
+    told = ", ".join(f"{byte:#04x}" for byte in pack_operators(operators))
+    table = " ".join(f"X({symbols[name]})" for name in operators)
+    return f"#define EDGE_BUILT_OPERATORS(X) {table}\n#define EDGE_BUILT_OPERATORS_TOLD {told}\n"
+
+
+def pack_operators(operators: Iterable[str]) -> bytes:
+    """Which of the core's operators there are, as INFO tells it (docs/protocol.md).
+
+    The CRC-32 of all their names, with a line end behind each, little-endian; then a bit for each name, the first in
+    the lowest bit of the first byte.
+    """
+    known, have = _names(), set(operators)
+    bits = sum(1 << place for place, name in enumerate(known) if name in have)
+    return struct.pack("<I", _names_crc()) + bits.to_bytes(-(-len(known) // 8), "little")
+
+
+def unpack_operators(told: bytes) -> tuple[str, ...]:
+    """The inverse; () where nothing is told, or by firmware with another list of operators than this core's."""
+    known = _names()
+    size = 4 + -(-len(known) // 8)
+    if len(told) < size or struct.unpack_from("<I", told)[0] != _names_crc():
+        return ()
+    bits = int.from_bytes(told[4:size], "little")
+    return tuple(name for place, name in enumerate(known) if bits >> place & 1)
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    from edge.runtime import _core
+
+    return tuple(_core.operators())
+
+
+def _names_crc() -> int:
+    return zlib.crc32("".join(f"{name}\n" for name in _names()).encode())
 
 
 def is_needed(kernel: str, operators: Iterable[str], learning: bool) -> bool:

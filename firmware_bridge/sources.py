@@ -33,6 +33,7 @@ _SETS_UP = {
     "qd8_f32_qc8w_conv2d_quantize",
     "qd8_f32_qc2w__armv7e_m_dsp",
 }
+_TELLS = '-DEDGE_OPERATORS_HEADER="built_operators.h"'
 # Says sentences, for all others; so does table.c.
 _SPEAK = ("error.c",)
 
@@ -70,7 +71,7 @@ def core_parts(board: Board, operators: Sequence[str], learning: bool, rows: boo
     for folder in (*_KERNELS[board.target], "micro"):
         files += sorted((kernels / folder).glob("*.c"))
     needed = [path for path in files if is_needed(path.stem, operators, learning)]
-    table = (generated("built_operators.h", operators_header(operators)),)
+    table = _table(operators)
     layout = () if rows else ("-DEDGE_OWN_LAYOUT_ONLY",)
     sources = {
         "core": [_terse(path) for path in sorted(CORE.glob("*.c"))],
@@ -96,15 +97,25 @@ def firmware_parts(board: Board, operators: Sequence[str], learning: bool, rows:
     sources = {
         **core.sources,
         "learning": [Source(path, COLD, config) for path in lessons],
-        "protocol": [Source(path, COLD, config) for path in protocol if path.name != "lessons.c"],
+        "protocol": [
+            Source(path, (*COLD, _TELLS), (*config, *_table(operators)))
+            if path.name == "commands.c"
+            else Source(path, COLD, config)
+            for path in protocol
+            if path.name != "lessons.c"
+        ],
         "signature": [Source(small / "monocypher.c", COLD, (FIRMWARE / "signature",))],
     }
     return Parts(sources, core.left_out, (CORE, FIRMWARE / "protocol", monocypher))
 
 
+def _table(operators: Sequence[str]) -> tuple[Path]:
+    return (generated("built_operators.h", operators_header(operators)),)
+
+
 def _terse(path: Path, include: tuple[Path, ...] = (), flags: tuple[str, ...] = ()) -> Source:
     if path.name == "table.c":
-        return Source(path, (*COLD, '-DEDGE_OPERATORS_HEADER="built_operators.h"'), include)
+        return Source(path, (*COLD, _TELLS), include)
     return Source(path, (*COLD, *flags) if path.name in _SPEAK else (*COLD, "-DEDGE_TERSE", *flags), include)
 
 

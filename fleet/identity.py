@@ -131,6 +131,15 @@ def claim_proof(key: bytes, request: bytes) -> str:
     return hmac.new(key, b"edge claim\0" + request, hashlib.sha256).hexdigest()
 
 
+def renewal_statement(request: bytes) -> bytes:
+    """What a device signs with the key that it has, to vouch for the one that it asks a certificate for.
+
+    Args:
+        request: the certificate request, DER.
+    """
+    return b"edge renewal\0" + request
+
+
 def is_token_id(text: str) -> bool:
     return _TOKEN_ID.fullmatch(text) is not None
 

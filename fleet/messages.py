@@ -44,6 +44,7 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _SETTING = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _BLOB = re.compile(r"[0-9a-f]{64}|timestamp\.json|[1-9][0-9]{0,8}\.(root|targets|snapshot)\.json")
+_SIGNATURE = re.compile(r"[0-9a-f]{16,160}")
 _PEM = re.compile(r"-----BEGIN [A-Z ]{4,40}-----\n[A-Za-z0-9+/=\n]{1,16000}-----END [A-Z ]{4,40}-----\n?")
 _MOST_SEQ = 2**53 - 1
 _T = TypeVar("_T")
@@ -252,10 +253,13 @@ class JobReport:
         def reading(fields: Fields) -> JobReport:
             detail, metrics = fields.raw("detail", ""), fields.raw("metrics", {})
             inner = Fields({"metrics": metrics}, where)
+            figures = inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308))
+            for name in figures:
+                text(name, f"{where}.metrics", 100)
             return cls(
                 state=fields.choice("state", JOB_STATES),
                 detail=text(detail, f"{where}.detail", 1000),
-                metrics=inner.table("metrics", 64, lambda value, at: number(value, at, -1e308, 1e308)),
+                metrics=figures,
             )
 
         return _reader(reading, body, where)
@@ -321,30 +325,39 @@ class CertificateRequest:
             or the id of a board behind it.
         proof: `edge.fleet.identity.claim_proof`, on the bootstrap topics only.
         inventory: what the operator sees before deciding.
+        vouched: ECDSA signature (SHA-256; DER, hexadecimal) of `edge.fleet.identity.renewal_statement` by the key that
+            the device has a certificate for: a renewal, on `up/csr`, needs it.
     """
 
     csr: str
     device: str = ""
     proof: str = ""
     inventory: Inventory | None = None
+    vouched: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "csr") -> CertificateRequest:
         def reading(fields: Fields) -> CertificateRequest:
-            device, proof, inventory = (fields.raw(name, None) for name in ("device", "proof", "inventory"))
+            names = ("device", "proof", "inventory", "vouched")
+            device, proof, inventory, vouched = (fields.raw(name, None) for name in names)
             return cls(
                 csr=_pem(fields.raw("csr"), f"{where}.csr"),
                 device=text(device, f"{where}.device", 64, DEVICE_ID) if device else "",
                 proof=text(proof, f"{where}.proof", 64, _HASH) if proof else "",
                 inventory=None if inventory is None else Inventory.read(inventory, f"{where}.inventory"),
+                vouched=text(vouched, f"{where}.vouched", 160, _SIGNATURE) if vouched else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         inventory = None if self.inventory is None else self.inventory.json()
-        return {"csr": self.csr, "device": self.device, "proof": self.proof, "inventory": inventory}
+        named = {"csr": self.csr, "device": self.device, "proof": self.proof, "inventory": inventory}
+        return {**named, "vouched": self.vouched}
 
+
+# Of a root in an answer, in which two PEM chains of a few KB stand too; a longer one is asked for by name.
+LONGEST_ROOT = 32_000
 
 ENROLLMENT_STATES = ("pending", "issued", "rejected")
 
@@ -362,6 +375,7 @@ class CertificateAnswer:
         port: of the broker's main listener, on the host that the device already talks to.
         addresses: "host:port" of each broker, where they are several or elsewhere; () means the host and `port`.
         detail: for people.
+        models_root: root of the TUF metadata that models are signed with, JSON; "" from a server that does not say.
     """
 
     state: str
@@ -372,6 +386,7 @@ class CertificateAnswer:
     port: int = 0
     detail: str = ""
     addresses: tuple[str, ...] = ()
+    models_root: str = ""
 
     @classmethod
     def read(cls, body: object, where: str = "certificate") -> CertificateAnswer:
@@ -388,12 +403,22 @@ class CertificateAnswer:
                 port=fields.integer("port", 1, 65535) if issued else 0,
                 detail=text(fields.raw("detail", ""), f"{where}.detail", 1000),
                 addresses=inner.items("addresses", MOST_ADDRESSES, read_address),
+                models_root=_models_root(fields.raw("models_root", ""), f"{where}.models_root") if issued else "",
             )
 
         return _reader(reading, body, where)
 
     def json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _models_root(value: object, where: str) -> str:
+    """Text of at most `LONGEST_ROOT` characters; who signed it is for `edge.fleet.device.trusted_metadata` to check."""
+    if not isinstance(value, str):
+        raise BadFile(f"{where}: expected text, found {kind_of(value)}")
+    if len(value) > LONGEST_ROOT:
+        raise BadFile(f"{where}: {len(value)} characters; at most {LONGEST_ROOT} are read")
+    return value
 
 
 def _pem(value: object, where: str, most: int = 1) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edge.runtime.errors import BadFile, BadInput
@@ -22,6 +22,9 @@ KINDS = ("bundle", "program", "image")
 SUFFIXES = {"bundle": ".edge", "program": ".pte", "image": ".bin"}
 MAX_VARIANT_BYTES = 1 << 31
 MAX_CUSTOM_TENSORS = 16
+MAX_OPERATORS = 256
+OPERATOR = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_:.]{0,99}")
+ENGINE_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}((a|b|rc|\.dev)[0-9]{1,9})?")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 _VARIANT = re.compile(r"[a-z0-9][a-z0-9._-]{0,59}")
@@ -58,8 +61,10 @@ class Variant:
         blob: the file.
         target: class of machine as in `edge targets`, or "generic".
         board: the only board that it is for; None for any of the target.
-        abi: version of the firmware's model slot that it needs; None where there is no firmware.
+        abi: version of the programs that a board's core must run; None where there is no board.
         engines: of which a device needs one.
+        runtimes: the least version of engines that it needs, where it does: {"core": "0.2.0"}.
+        operators: that its program calls, where a board's firmware must have them; empty on Linux, and if unknown.
         arena_bytes: memory that the program plans for activations; None if unknown before it runs.
         ram_bytes: memory that running it takes at least, in bytes.
         macs: multiply-accumulates of one run; None if unknown.
@@ -89,6 +94,8 @@ class Variant:
     outputs: tuple[Tensor, ...] = ()
     gate: str = ""
     reference: Blob | None = None
+    runtimes: Mapping[str, str] = field(default_factory=dict)
+    operators: tuple[str, ...] = ()
 
     @property
     def path(self) -> str:
@@ -118,6 +125,8 @@ class Variant:
             "reference": None
             if self.reference is None
             else {"sha256": self.reference.sha256, "length": self.reference.length},
+            "runtimes": dict(self.runtimes),
+            "operators": list(self.operators),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,7 +165,10 @@ class Variant:
             text(hashes.get("sha256"), f"{where}.sha256", 64, _SHA256),
             integer(target.get("length"), f"{where}.length", 1, MAX_VARIANT_BYTES),
         )
-        record = Fields(target.get("custom"), f"{where}.custom")
+        custom = target.get("custom")
+        # What an older edge published has neither.
+        defaults: dict[str, Any] = {"runtimes": {}, "operators": []}
+        record = Fields({**defaults, **custom} if isinstance(custom, dict) else custom, f"{where}.custom")
         board, accuracy, reference = record.raw("board"), record.raw("accuracy"), record.raw("reference")
         made = cls(
             model=record.text("model", 100, _NAME),
@@ -178,7 +190,12 @@ class Variant:
             outputs=record.items("outputs", MAX_CUSTOM_TENSORS, _read_tensor),
             gate=record.text("gate", 300),
             reference=None if reference is None else _read_blob(reference, f"{where}.reference"),
+            runtimes=record.table("runtimes", len(ENGINES), lambda value, at: text(value, at, 40, ENGINE_VERSION)),
+            operators=record.items("operators", MAX_OPERATORS, lambda value, at: text(value, at, 100, OPERATOR)),
         )
+        for engine in made.runtimes:
+            if engine not in ENGINES:
+                raise BadFile(f"{where}.custom.runtimes: {engine[:40]!r} is no engine: {', '.join(ENGINES)}")
         if made.path != path:
             raise BadFile(f"{where}: its facts are those of {made.path!r}")
         return made

@@ -28,13 +28,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
+from edge.fleet.device.jobs import AnyJobHandler, JobHandler, Jobs, Report
 from edge.fleet.device.outbox import Outbox
 from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import (
-    FINAL_JOB_STATES,
     ROLL_CALL_SECONDS,
     CertificateAnswer,
     CertificateRequest,
@@ -63,14 +63,12 @@ _RESEND_SECONDS = 20.0
 _QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
+_MOST_JOBS = 1000
 # A broker that knows one version of MQTT may say nothing at all to the other.
 _ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
 _GOOD_SESSION_SECONDS = 10.0
 
-Report = Callable[[JobReport], None]
-JobHandler = Callable[[str, dict[str, Any], Report], None]
-"""Does a job: its id, its arguments (not yet validated), and how to tell how far it has come."""
 DownHandler = Callable[[tuple[str, ...], bytes], None]
 """Sees a message that came down: what follows the kind in its topic, and its bytes (not yet validated)."""
 
@@ -120,9 +118,8 @@ class Agent:
         self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
         self._queued_jobs: set[str] = set()
-        self._job_handlers: dict[str, JobHandler] = {}
+        self._tasks = Jobs(place.id, self.outbox, self.report, self.inventory_changed)
         self._job_seen: list[Callable[[str, Job], None]] = []
-        self._any_job: Callable[[str, str, dict[str, Any], Report], None] | None = None
         self._down_handlers: dict[str, DownHandler] = {"ack": self._acknowledged, "job": self._job_came}
         self._down_handlers["cert"] = self._certificate_came
         self._down_handlers["roll"] = self._roll_called
@@ -130,7 +127,6 @@ class Agent:
         self._board_answers: dict[str, Callable[[CertificateAnswer], None]] = {}
         self._inventory: Inventory | None = None
         self._asked_at = 0.0
-        self.on_job("ping", _ping)
         self.on_job("hello", self._hello)
         self.shadow = DeviceShadow(home.folder)
         self.shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, heartbeat)
@@ -141,11 +137,11 @@ class Agent:
 
     def on_job(self, kind: str, handler: JobHandler) -> None:
         """Has `handler` do the jobs of a kind. It reports a final state, or raises `EdgeError`: the job has failed."""
-        self._job_handlers[kind] = handler
+        self._tasks.on(kind, handler)
 
-    def on_any_job(self, handler: Callable[[str, str, dict[str, Any], Report], None]) -> None:
+    def on_any_job(self, handler: AnyJobHandler) -> None:
         """Has `handler(id, kind, arguments, report)` do the jobs for whose kind there is no handler."""
-        self._any_job = handler
+        self._tasks.on_any(handler)
 
     def on_down(self, kind: str, handler: DownHandler) -> None:
         """Has `handler` see messages of a kind ("blob", "fl"), on the network's thread: it must be quick."""
@@ -357,7 +353,8 @@ class Agent:
         boot, error = fields.text("boot", 16), fields.raw("error", "")
         if len(rest) != 1 or not rest[0].isdigit():
             raise BadMessage("ack: no number in its topic")
-        self._acks.put((boot, int(rest[0]), str(error)[:500]))
+        told = "".join(letter if letter.isprintable() else "?" for letter in str(error)[:500])
+        self._acks.put((boot, int(rest[0]), told))
         self._wake.set()
 
     def _roll_called(self, rest: tuple[str, ...], payload: bytes) -> None:
@@ -371,48 +368,24 @@ class Agent:
         job = Job.read(Envelope.read(payload, "job").body)
         for seen in self._job_seen:
             seen(rest[0], job)
-        if rest[0] not in self._queued_jobs:
-            self._queued_jobs.add(rest[0])
-            self._jobs.put((rest[0], job))
+        if rest[0] in self._queued_jobs:
+            return
+        # A server that floods, or takes no reports, must fill neither memory nor disk; an honest one sends again.
+        if len(self._queued_jobs) >= _MOST_JOBS or self.outbox.is_full:
+            _log.warning("%s: too much to do, or to tell: a job is not taken now", self.place.id)
+            return
+        self._queued_jobs.add(rest[0])
+        self._jobs.put((rest[0], job))
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
             name, job = item
             try:
-                self._do(name, job)
+                self._tasks.do(name, job)
             except Exception:
                 _log.exception("%s: job %s", self.place.id, name)
             finally:
                 self._queued_jobs.discard(name)
-
-    def _do(self, name: str, job: Job) -> None:
-        def report(state: JobReport) -> None:
-            if state.state in FINAL_JOB_STATES:
-                # Who hears that it has ended must know what it changed: the next rollout notes what a device has.
-                with contextlib.suppress(OSError, EdgeError):  # a board that does not answer now
-                    self.inventory_changed()
-            # First that it must be told, then that it was done: a cut between the two tells it twice, not never.
-            self.report(f"job/{name}", state.json())
-            self.outbox.note_job(name, state.state)
-
-        known = self.outbox.job_state(name)
-        if known in FINAL_JOB_STATES:
-            report(JobReport(known, "was done before"))
-            return
-        handler = self._job_handlers.get(job.kind)
-        if handler is None and (other := self._any_job) is not None:
-            handler = lambda job_id, arguments, tell: other(job_id, job.kind, arguments, tell)  # noqa: E731
-        if handler is None:
-            report(JobReport("failed", f"this device cannot do {job.kind!r}: update edge on it"))
-            return
-        report(JobReport("accepted"))
-        try:
-            handler(name, job.arguments, report)
-        except EdgeError as error:
-            report(JobReport("failed", str(error)[:1000]))
-        except Exception as error:
-            _log.exception("%s: job %s", self.place.id, name)
-            report(JobReport("failed", f"a bug in edge: {type(error).__name__}"))
 
     def _hello(self, job: str, arguments: dict[str, Any], report: Report) -> None:
         self._say_hello()
@@ -432,8 +405,8 @@ class Agent:
         """Asks for the next certificate when it is time to, and again until it comes."""
         due = time.time() >= self.home.renewal_due()
         if due or self.home.waits_for():
-            csr, _, _ = self.home.next_request()
-            self.report("csr", CertificateRequest(csr).json())
+            csr, der, _ = self.home.next_request()
+            self.report("csr", CertificateRequest(csr, vouched=self.home.vouch(der)).json())
             _log.info("%s: asks for its next certificate", self.place.id)
 
     def _certificate_came(self, rest: tuple[str, ...], payload: bytes) -> None:
@@ -446,7 +419,3 @@ class Agent:
             _log.info("%s: has its next certificate", self.place.id)
             self._lost.set()  # the next connection shows it
             self._wake.set()
-
-
-def _ping(job: str, arguments: dict[str, Any], report: Report) -> None:
-    report(JobReport("done", "here"))

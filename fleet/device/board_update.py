@@ -9,7 +9,6 @@ the board is sent back to the slot before. The board itself does the same where 
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edge.fleet.device.download import Source, SourceMetadata, download
-from edge.fleet.device.install import UpdateJob, figures, judge
+from edge.fleet.device.install import CANCELLED, UpdateJob, Withdrawn, figures, judge
 from edge.fleet.device.models import Outcome
 from edge.fleet.device.trial import Unhealthy, check_finite, label_of, outputs_of, p95, read_reference, scores_of
 from edge.fleet.device.trusted_metadata import TrustedModels, UntrustedUpdate
 from edge.fleet.gates import Measures, parse_gate
+from edge.fleet.slot_header import MANIFEST_BYTES, SlotHeader
 from edge.fleet.variant import Variant
 from edge.runtime.errors import BadFile, BadInput, EdgeError
 
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.runtime.model import Model
-
-MANIFEST_BYTES = 320
-"""Of a slot image (docs/protocol.md); the board's digest is over what follows."""
-SEQUENCE_AT = 32
-"""Where in it the sequence stands, 32 bits."""
 
 _TOLERANCE = 0.05
 
@@ -44,7 +39,7 @@ class BoardDevice(Protocol):
     @property
     def info(self) -> Any: ...
 
-    def flash(self, image: bytes) -> Any: ...
+    def flash(self, image: bytes, progress: Callable[[int, int], object]) -> Any: ...
 
     def roll_back(self) -> None: ...
 
@@ -63,7 +58,7 @@ class BoardUpdates:
         open_device: opens the link (`edge.firmware_bridge.device.Device.open`), with the owner's key.
         model_of: the model that runs on an open device (`edge.firmware_bridge.remote_model.model_of`).
         now: the clock, in seconds since 1970.
-        withdrawn: whether the operator has taken a job back.
+        withdrawn: asked before each step and chunk: whether the operator has taken a job back meanwhile.
     """
 
     def __init__(
@@ -102,17 +97,17 @@ class BoardUpdates:
         try:
             variant = self._find(job)
             report("downloading", "", {"bytes": float(variant.blob.length)})
-            image, reference = self._fetched(variant)
+            image, reference = self._fetched(variant, job)
+        except Withdrawn:
+            return Outcome(job.id, "failed", CANCELLED)
         except (UntrustedUpdate, BadFile) as error:
             return Outcome(job.id, "failed", str(error)[:1000])
         report("verified", "", {})
         if job.activate_at is not None and job.activate_at > self._now():
             report("staged", "", {})
-            while (left := job.activate_at - self._now()) > 0:
-                if self._stopped.wait(min(left, 60.0)):
+            while (left := job.activate_at - self._now()) > 0 and not self._withdrawn(job.id):
+                if self._stopped.wait(min(left, 1.0)):
                     return None
-        if self._withdrawn(job.id):
-            return Outcome(job.id, "failed", "cancelled by the operator")
         device = self._open()
         try:
             return self._flash(device, job, variant, image, reference)
@@ -128,7 +123,11 @@ class BoardUpdates:
             raise UntrustedUpdate(f"{variant.path}: is no slot image (edge firmware image): a board takes nothing else")
         return variant
 
-    def _fetched(self, variant: Variant) -> tuple[bytes, bytes | None]:
+    def _go_on(self, job: UpdateJob) -> None:
+        if self._withdrawn(job.id):
+            raise Withdrawn(CANCELLED)
+
+    def _fetched(self, variant: Variant, job: UpdateJob) -> tuple[bytes, bytes | None]:
         """The image and its reference inputs and outputs; both as they are signed for."""
         parts = self.folder / "parts"
         parts.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ class BoardUpdates:
                 found.append(None)
                 continue
             target = parts / f"{blob.sha256}.whole"
-            download(self._source, blob, parts / blob.sha256, target)
+            download(self._source, blob, parts / blob.sha256, target, lambda done: self._go_on(job))
             found.append(target.read_bytes())
         kept = {f"{blob.sha256}.whole" for blob in (variant.blob, variant.reference) if blob is not None}
         for path in parts.iterdir():
@@ -151,16 +150,20 @@ class BoardUpdates:
     def _flash(
         self, device: BoardDevice, job: UpdateJob, variant: Variant, image: bytes, reference: bytes | None
     ) -> Outcome:
-        before = None if reference is None or job.rollback else self._answers(device, reference)
-        previous = device.info.running_sequence
-        if len(image) <= MANIFEST_BYTES:
-            return Outcome(job.id, "failed", f"{variant.path}: too short for a slot image")
+        try:
+            sequence = SlotHeader.read(image, variant.path).sequence
+        except BadFile as error:
+            return Outcome(job.id, "failed", str(error))
         digest = hashlib.sha256(image[MANIFEST_BYTES:]).digest()[:8]
-        (sequence,) = struct.unpack_from("<I", image, SEQUENCE_AT)
 
         def runs_it() -> bool:
             return bool(device.info.running_sequence == sequence and device.info.model_digest == digest)
 
+        # An image that the board runs already, since an attempt whose end was not heard, cannot be withdrawn any more.
+        if self._withdrawn(job.id) and not runs_it():
+            return Outcome(job.id, "failed", CANCELLED)
+        before = None if reference is None or job.rollback else self._answers(device, reference)
+        previous = device.info.running_sequence
         try:
             if job.rollback and not runs_it():
                 # A board takes no lower sequence than it has confirmed: what it can do is return to its other slot.
@@ -169,7 +172,10 @@ class BoardUpdates:
                 if not runs_it():
                     return Outcome(job.id, "failed", f"the board's other slot does not hold {variant.path}")
             else:
-                device.flash(image)
+                # Asked with each chunk, and once more between the last one and the activation.
+                device.flash(image, lambda done, total: self._go_on(job))
+        except Withdrawn:
+            return Outcome(job.id, "failed", CANCELLED)
         except EdgeError as error:
             if getattr(error, "status", None) is None:  # the link, not the board, says no
                 raise

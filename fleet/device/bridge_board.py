@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge.fleet.device.agent import Report
 from edge.fleet.device.board_update import BoardDevice, BoardUpdates
 from edge.fleet.device.install import UpdateJob
+from edge.fleet.device.jobs import Report
 from edge.fleet.inventory import InstalledModel, Inventory
 from edge.fleet.messages import JobReport
 from edge.runtime.errors import EdgeError
@@ -22,6 +22,7 @@ from edge.runtime.whole_file import whole_file
 
 UPDATE, CANCEL = "model.update", "model.cancel"
 _PAUSE, _LONGEST_PAUSE = 2.0, 300.0
+_MOST_WITHDRAWN = 10_000
 
 
 def open_bridge(address: str, key: Path | None) -> Callable[[], BoardDevice]:
@@ -51,7 +52,8 @@ class BridgeBoard:
         name: of the board, below its gateway's id.
         folder: for its downloads, and what is known of its images.
         open_device: opens its link; `open_bridge`.
-        updates: makes what installs on it, given the folder and the two functions (`Updates.for_board`).
+        updates: makes what installs on it, given the folder, the two functions, and one that says whether a job was
+            taken back (`Updates.for_board`).
         model_of: the model on an open device.
     """
 
@@ -60,15 +62,17 @@ class BridgeBoard:
         name: str,
         folder: Path,
         open_device: Callable[[], BoardDevice],
-        updates: Callable[[Path, Callable[[], BoardDevice], Callable[[Any], Any]], BoardUpdates],
+        updates: Callable[[Path, Callable[[], BoardDevice], Callable[[Any], Any], Callable[[str], bool]], BoardUpdates],
         model_of: Callable[[Any], Any] = bridge_model,
     ) -> None:
         self._name = name
         self._folder = folder
         self._open = open_device
         self._lock = threading.Lock()  # a link is one user's at a time
-        self._updates = updates(folder, open_device, model_of)
+        self._withdrawn: set[str] = set()
+        self._updates = updates(folder, open_device, model_of, self._withdrawn.__contains__)
         self._stopped = threading.Event()
+        self._go_on = threading.Event()  # ends a pause between attempts
         self._last_info: Any = None
 
     @property
@@ -77,7 +81,14 @@ class BridgeBoard:
 
     def stop(self) -> None:
         self._stopped.set()
+        self._go_on.set()
         self._updates.stop()
+
+    def seen(self, job: str, kind: str, arguments: dict[str, Any]) -> None:
+        """Takes down that a job was taken back before that job is done: its transfer ends with the next chunk."""
+        if kind == CANCEL and len(self._withdrawn) < _MOST_WITHDRAWN:
+            self._withdrawn.add(str(arguments.get("job"))[:200])
+            self._go_on.set()
 
     def inventory(self) -> Inventory:
         """What the board says of itself.
@@ -100,6 +111,7 @@ class BridgeBoard:
             board=info.board,
             target=info.target,
             models=models,
+            operators=info.operators,
         )
 
     def measure(self) -> dict[str, float | int | str | bool]:
@@ -126,7 +138,8 @@ class BridgeBoard:
                         update, lambda state, detail, metrics: report(JobReport(state, detail, dict(metrics)))
                     )
             except (EdgeError, OSError):
-                self._stopped.wait(pause)
+                self._go_on.wait(pause)
+                self._go_on.clear()
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
             if outcome is not None:

@@ -49,6 +49,7 @@ def enroll(
     note: Callable[[str], None] = lambda text: None,
     stop: threading.Event | None = None,
     others: Sequence[Address] = (),
+    pinned: Callable[[str, int, str], ssl.SSLContext] | None = None,
 ) -> Place | None:
     """Asks for a certificate and waits for it.
 
@@ -60,6 +61,7 @@ def enroll(
         note: told what happens, in lines for people.
         stop: ends the waiting when it is set.
         others: bootstrap listeners that are as good, tried in turn with the first.
+        pinned: `pinned_context`, for many devices one that remembers what it gave.
 
     Returns:
         Who the device is now; None if the request still waits when the time is over: ask again with the same token.
@@ -78,7 +80,7 @@ def enroll(
     while not stop.is_set():
         at = listeners[turn % len(listeners)]
         try:
-            with _Claim(at.host, at.port, token, protocol) as claim:
+            with _Claim(at.host, at.port, token, protocol, pinned or pinned_context) as claim:
                 delay, first, attempts = 1.0, False, 0
                 while not stop.is_set():
                     claim.ask(request)
@@ -151,14 +153,21 @@ class _NotLetIn(Refused):
 class _Claim:
     """A connection to the bootstrap listener."""
 
-    def __init__(self, host: str, port: int, token: ClaimToken, protocol: MQTTProtocolVersion) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        token: ClaimToken,
+        protocol: MQTTProtocolVersion,
+        pinned: Callable[[str, int, str], ssl.SSLContext],
+    ) -> None:
         self._token = token
         self._answers: queue.Queue[CertificateAnswer | ConnectionError | Refused] = queue.Queue()
         self._ready = threading.Event()
         self._refused = ""
         self._sender = Sender()
         self._protocol = protocol
-        context = pinned_context(host, port, token.pin)
+        context = pinned(host, port, token.pin)
         self._client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=token.id, protocol=protocol, reconnect_on_failure=False
         )

@@ -13,8 +13,9 @@ import threading
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from edge.fleet.device.agent import Agent, Report
+from edge.fleet.device.agent import Agent
 from edge.fleet.device.home import Home
+from edge.fleet.device.jobs import Report
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import attached_to
 from edge.fleet.inventory import Inventory
@@ -40,6 +41,10 @@ class Board(Protocol):
 
     def measure(self) -> dict[str, float | int | str | bool]:
         """Values to report at each heartbeat."""
+        ...
+
+    def seen(self, job: str, kind: str, arguments: dict[str, Any]) -> None:
+        """Sees a job as it comes, before its turn, on the network's thread: it must be quick."""
         ...
 
     def do(self, job: str, kind: str, arguments: dict[str, Any], report: Report) -> None:
@@ -125,6 +130,7 @@ class Gateway:
                 return
             agent = Agent(home, board.inventory, self._heartbeat, board.measure)
             agent.on_any_job(board.do)
+            agent.on_job_seen(lambda name, job: board.seen(name, job.kind, job.arguments))
             thread = threading.Thread(target=agent.run, name=agent.place.id, daemon=True)
             self._running[board.name] = (agent, thread)
         thread.start()

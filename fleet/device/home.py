@@ -29,10 +29,11 @@ from cryptography.x509.oid import NameOID
 
 from edge.fleet.addresses import MOST as MOST_ADDRESSES
 from edge.fleet.addresses import Address, read_address
+from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
-from edge.fleet.identity import DEVICE_ID, key_fingerprint
+from edge.fleet.identity import DEVICE_ID, key_fingerprint, renewal_statement
 from edge.fleet.messages import CertificateAnswer
-from edge.runtime.errors import BadFile
+from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
 from edge.runtime.whole_file import whole_file
 
@@ -124,6 +125,19 @@ class Home:
             key_fingerprint(key.public_key()),
         )
 
+    def vouch(self, request: bytes) -> str:
+        """The signature of this device's present key under a certificate request (DER), hexadecimal.
+
+        Raises:
+            FleetError: the key cannot be read.
+        """
+        try:
+            key = load_pem_private_key(self.identity.read_bytes(), None)
+        except (OSError, ValueError) as error:
+            raise FleetError(f"{self.identity}: not readable ({error}): enroll the device again") from error
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key.sign(renewal_statement(request), ec.ECDSA(hashes.SHA256())).hex()
+
     def waits_for(self) -> str | None:
         """The fingerprint of the key for which a certificate was asked, if one was."""
         key = self._load_next()
@@ -162,6 +176,9 @@ class Home:
     def accept(self, answer: CertificateAnswer, host: str) -> Place:
         """Puts an issued certificate in place, with its key.
 
+        The root of what models are signed with comes along, if the device has none yet: over this connection, of which
+        the claim token says whose it is, and not later over one where anybody could stand in the middle.
+
         Args:
             host: where the answer came from; it counts if the answer names no addresses.
 
@@ -188,6 +205,11 @@ class Home:
             place = Place(answer.device, first.host, first.port, answer.addresses[1:])
         else:
             place = Place(answer.device, host, answer.port)
+        if answer.models_root:
+            try:
+                TrustedModels.provision(self.folder / "trust", answer.models_root.encode())
+            except EdgeError as error:
+                raise FleetError(f"a certificate came with a root for models that is not one ({error})") from error
         with whole_file(self.root) as file:
             file.write(answer.root.encode())
         self._write_private(self.identity, _key_bytes(key) + answer.certificate.encode())

@@ -120,6 +120,8 @@ class Installer:
         check: the health check, `edge.fleet.device.trial.check_health`.
         compare: shadow inference, `edge.fleet.device.trial.shadow`.
         withdrawn: asked before each step and chunk: whether the operator has taken the job back meanwhile.
+        stored: told of each bundle that was downloaded and found whole. It may put another file of the same contents in
+            its place in one step.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class Installer:
         check: Callable[[Path], dict[str, float]] = trial.check_health,
         compare: Callable[[Path | None, Path, Path, int], Measures] = trial.shadow,
         withdrawn: Callable[[str], bool] = lambda job: False,
+        stored: Callable[[Path], None] = lambda path: None,
     ) -> None:
         self.folder = folder
         self.store = ModelStore(folder / "models")
@@ -139,6 +142,7 @@ class Installer:
         self._check = check
         self._compare = compare
         self._withdrawn = withdrawn
+        self._stored = stored
 
     def recover(self) -> list[Outcome]:
         """Sets the store right after a start; trials that were interrupted are ended, well or not."""
@@ -280,6 +284,7 @@ class Installer:
         except BadFile:
             target.unlink(missing_ok=True)
             raise
+        self._stored(target)
 
     def _try(self, model: str, job: UpdateJob, variant: Variant, report: Report) -> Outcome | None:
         """Health check and gates of the candidate; an outcome if it did not pass."""

@@ -7,9 +7,13 @@ seeing what a device fetches.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
+import socket
 import ssl
+import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +24,10 @@ _log = logging.getLogger("edge.fleet.updates")
 
 CHUNK = 1 << 20
 _TIMEOUT = 20.0
+CHUNK_SECONDS = 30.0
+_SLOWEST = 1024  # bytes a second
+# For an answer with all its headers, of which each byte begins the timeout anew.
+_LONGEST = 60.0
 _HASH_LENGTH = 64
 
 
@@ -64,7 +72,7 @@ class Mirror:
             kept, begin, data = self._kept
             if kept != name or not begin <= offset < begin + len(data):
                 try:
-                    data, begin = self._range(name, offset), offset
+                    data, begin = self._in_time(name, offset), offset
                 except (OSError, http.client.HTTPException, ValueError) as error:
                     # Said once: from here on the server's own connection carries it.
                     _log.warning("mirror %s: %s: goes on without it", self._parts.hostname, error)
@@ -80,22 +88,62 @@ class Mirror:
             self._connection.close()
             self._connection = None
 
-    def _range(self, name: str, offset: int) -> bytes:
+    def _in_time(self, name: str, offset: int) -> bytes:
+        """`_range`, whose connection is cut when it takes too long: its timeout begins anew with every byte."""
         if self._connection is None:
             assert self._parts.hostname is not None
             self._connection = http.client.HTTPSConnection(
                 self._parts.hostname, self._parts.port, timeout=_TIMEOUT, context=self._trust
             )
+        if self._connection.sock is None:
+            self._connection.connect()
+        late = threading.Event()
+
+        def cut(line: socket.socket) -> None:
+            late.set()
+            with contextlib.suppress(OSError):
+                line.shutdown(socket.SHUT_RDWR)
+
+        watch = threading.Timer(_LONGEST, cut, (self._connection.sock,))
+        watch.daemon = True
+        watch.start()
+        try:
+            data = self._range(self._connection, name, offset)
+        finally:
+            watch.cancel()
+        if late.is_set():
+            raise ValueError(f"gave no answer in {_LONGEST:g} s")
+        return data
+
+    def _range(self, connection: http.client.HTTPSConnection, name: str, offset: int) -> bytes:
         path = f"{self._parts.path}/{name[:2]}/{name}"
-        self._connection.request("GET", path, headers={"Range": f"bytes={offset}-{offset + CHUNK - 1}"})
-        with self._connection.getresponse() as answer:
+        connection.request("GET", path, headers={"Range": f"bytes={offset}-{offset + CHUNK - 1}"})
+        with connection.getresponse() as answer:
             if answer.status not in (200, 206):
                 raise ValueError(f"answers {answer.status}")
             if answer.status == 200 and offset:
                 raise ValueError("does not understand Range")
             if answer.status == 206 and not str(answer.getheader("Content-Range")).startswith(f"bytes {offset}-"):
                 raise ValueError("gives another range than was asked for")
-            data = answer.read(CHUNK)
-            if answer.read(1):  # the whole file, though a part was asked for
+            data = _read(answer)
+            if answer.length != 0:  # more, or less, than was asked for: the connection is of no use any more
                 self.close()
-            return data
+        if not data:
+            raise ValueError("gives nothing")
+        return data
+
+
+def _read(answer: http.client.HTTPResponse) -> bytes:
+    """A chunk, or what has come of it when its time is over: the rest is asked for again.
+
+    Raises:
+        ValueError: that is next to nothing: a mirror that drips would keep the device for ever.
+    """
+    data, deadline = bytearray(), time.monotonic() + CHUNK_SECONDS
+    while len(data) < CHUNK and (piece := answer.read1(CHUNK - len(data))):
+        data += piece
+        if time.monotonic() > deadline:
+            if len(data) < _SLOWEST * CHUNK_SECONDS:
+                raise ValueError(f"gives less than {_SLOWEST} bytes a second")
+            break
+    return bytes(data)

@@ -77,6 +77,10 @@ class Outbox:
                 self._database.execute("BEGIN IMMEDIATE")
                 for kind, at, body_text in rows:
                     self._seq += 1
+                    if kind == "hello":
+                        # One that was lost on its way is sent again, perhaps behind this one: it must tell no older
+                        # story.
+                        self._database.execute("UPDATE messages SET body = ? WHERE kind = 'hello'", (body_text,))
                     self._database.execute(
                         "INSERT INTO messages (boot, seq, kind, at, body) VALUES (?, ?, ?, ?, ?)",
                         (self.boot, self._seq, kind, at, body_text),
@@ -114,6 +118,11 @@ class Outbox:
                     "DELETE FROM messages WHERE boot = ? AND seq = ?", (boot, seq)
                 ).rowcount
             self._database.execute("COMMIT")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no more telemetry that could give way."""
+        return self._count > self._most
 
     def __len__(self) -> int:
         return self._count

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from edge.fleet.device.agent import Agent, Report
 from edge.fleet.device.board_update import BoardDevice, BoardUpdates
 from edge.fleet.device.home import Home
 from edge.fleet.device.install import Installer, UpdateJob
+from edge.fleet.device.jobs import JobHandler, JobMemory, Report
 from edge.fleet.device.models import ModelStore, Outcome
 from edge.fleet.device.trusted_metadata import ROOT_BYTES, TrustedModels
 from edge.fleet.errors import BadMessage
@@ -33,6 +33,31 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 300.0
 
 class NoAnswer(EdgeError):
     """The server did not send a chunk in time: the connection is gone, or slow."""
+
+
+class Agent(Protocol):
+    """What updates need of the device that they are brought to: `edge.fleet.device.agent.Agent`, or a simulated one."""
+
+    @property
+    def home(self) -> Home: ...
+
+    @property
+    def outbox(self) -> JobMemory: ...
+
+    @property
+    def connected(self) -> threading.Event: ...
+
+    def on_down(self, kind: str, handler: Callable[[tuple[str, ...], bytes], None]) -> None: ...
+
+    def on_job(self, kind: str, handler: JobHandler) -> None: ...
+
+    def on_job_seen(self, handler: Callable[[str, Job], None]) -> None: ...
+
+    def report(self, kind: str, body: dict[str, Any]) -> None: ...
+
+    def publish(self, kind: str, body: dict[str, Any]) -> bool: ...
+
+    def inventory_changed(self) -> None: ...
 
 
 class MqttSource:
@@ -72,14 +97,16 @@ class MqttSource:
     def _chunk_came(self, rest: tuple[str, ...], payload: bytes) -> None:
         if len(rest) != 2 or not rest[1].isdecimal():
             raise BadMessage("blob: no name and offset in its topic")
-        self._came.put((rest[0], int(rest[1]), payload))
+        if self._asking.locked():  # else nobody waits for it, and nobody would take it away
+            self._came.put((rest[0], int(rest[1]), payload))
 
 
 class Updates:
     """Brings the agent's device its models.
 
     Jobs of the kind "model.update" are done on the agent's thread for jobs; what waits for its time of activation is
-    activated on a thread of its own. Outcomes go through the agent's outbox, so that they arrive.
+    activated on a thread of its own, or by whoever calls `recover` and `activate_due` instead of `start`. Outcomes go
+    through the agent's outbox, so that they arrive.
 
     Args:
         agent: of the device, not yet running.
@@ -104,10 +131,24 @@ class Updates:
 
     def start(self) -> None:
         """Ends what a crash interrupted, and begins to wait for what is due."""
-        with self._lock:
-            for outcome in self.installer.recover():
-                self._tell(outcome)
+        self.recover()
         threading.Thread(target=self._activate, name="activation", daemon=True).start()
+
+    def recover(self) -> None:
+        """Ends what a crash interrupted."""
+        with self._lock:
+            outcomes = self.installer.recover()
+        for outcome in outcomes:
+            self._tell(outcome)
+
+    def activate_due(self) -> float | None:
+        """Activates what is due; returns when something is next, in seconds since 1970, or None."""
+        with self._lock:
+            outcomes = self.installer.due()
+            due = self.installer.next_time()
+        for outcome in outcomes:
+            self._tell(outcome)
+        return due
 
     def stop(self) -> None:
         self._stopped.set()
@@ -115,11 +156,17 @@ class Updates:
         self._go_on.set()
 
     def for_board(
-        self, folder: Path, open_device: Callable[[], BoardDevice], model_of: Callable[[Any], Any]
+        self,
+        folder: Path,
+        open_device: Callable[[], BoardDevice],
+        model_of: Callable[[Any], Any],
+        withdrawn: Callable[[str], bool],
     ) -> BoardUpdates:
         """What installs on a board behind this device: over this device's connection, with what it trusts."""
         trust = self._agent.home.folder / "trust"
-        return _TrustingBoardUpdates(self._first_root, folder, self._source, open_device, model_of, trust=trust)
+        return _TrustingBoardUpdates(
+            self._first_root, folder, self._source, open_device, model_of, trust=trust, withdrawn=withdrawn
+        )
 
     def _first_root(self) -> None:
         with self._lock:
@@ -160,7 +207,7 @@ class Updates:
             self._go_on.set()
 
     def _trust(self) -> None:
-        """The first root comes over the connection that the fleet's authority vouches for; from it on, roots sign."""
+        """The first root came with the certificate; from a server too old for that it is asked for here."""
         folder = self._agent.home.folder / "trust"
         if (folder / "root.json").exists():
             return
@@ -174,14 +221,9 @@ class Updates:
 
     def _activate(self) -> None:
         while not self._stopped.is_set():
-            with self._lock:
-                due = self.installer.next_time()
+            due = self.activate_due()
             self._wake.wait(None if due is None else max(0.0, min(due - time.time(), 60.0)))
             self._wake.clear()
-            with self._lock:
-                outcomes = self.installer.due()
-            for outcome in outcomes:
-                self._tell(outcome)
 
     def _tell(self, outcome: Outcome) -> None:
         self._agent.inventory_changed()  # before the end of the job: the next rollout notes what a device has

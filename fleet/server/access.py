@@ -54,14 +54,22 @@ class Access:
     def stop(self) -> None:
         self._stopping.set()
 
-    def revoked(self, event: Event) -> None:
-        """A device's certificates were taken back."""
+    def revoked(self, events: list[Event]) -> None:
+        """Devices' certificates were taken back."""
         self.write_revocations()
-        self._end_session(event.subject)
+        devices = list(dict.fromkeys(event.subject for event in events))
+        # A connection takes hundredths of a second, and others wait for the caller's thread.
+        threading.Thread(target=self._end_sessions, args=(devices,), name="end sessions", daemon=True).start()
 
     def write_revocations(self) -> None:
         with self._revoking:  # a list must not replace a later one
             self._write_revocations_in_turn()
+
+    def watch_clock(self) -> None:
+        """Replaces a list of the future, which a clock that was ahead left: with it the broker lets nobody in."""
+        if self._last_list() > time.time():
+            _log.warning("the clock was put back: the list of revoked certificates is written anew")
+            self.write_revocations()
 
     def write_tokens(self) -> None:
         with self._database.reading() as connection:
@@ -78,8 +86,18 @@ class Access:
         self._suspended[device] = time.time() + _SUSPEND_SECONDS
         threading.Thread(target=self._suspend, args=(device,), name="suspend", daemon=True).start()
 
+    def _last_list(self) -> float:
+        with self._database.reading() as connection:
+            return float(setting(connection, "revocation_list", 0.0))
+
     def _write_revocations_in_turn(self) -> None:
-        now = time.time()
+        last, now = self._last_list(), time.time()
+        if last > now:  # the clock was put back
+            last = now - 1
+        # Later than the last one by a second, and never in the future: several in a second begin in the past, and
+        # those of a long series wait for their second.
+        issued_at = max(now - _HOUR, last + 1)
+        self._stopping.wait(max(0.0, issued_at - now))
         suspended = [device for device in list(self._suspended) if self.is_suspended(device)]
         with self._database.transaction() as connection:
             revoked = dict(enrollment.revoked(connection))
@@ -87,11 +105,14 @@ class Access:
                 table = tables.certificates
                 query = sa.select(table.c.serial).where(table.c.device.in_(suspended))
                 revoked |= dict.fromkeys(connection.scalars(query), now)
-            # Later than the last one by a second, and never in the future: several in a second begin in the past.
-            issued_at = max(now - _HOUR, setting(connection, "revocation_list", 0.0) + 1)
             set_setting(connection, "revocation_list", issued_at)
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._told = self._reload()
+
+    def _end_sessions(self, devices: list[str]) -> None:
+        for device in devices:
+            if not self._stopping.is_set():
+                self._end_session(device)
 
     def _end_session(self, device: str) -> None:
         """Ends a device's session by taking it over: it would last until the connection breaks."""

@@ -57,6 +57,7 @@ _LONGEST_PACKET = LONGEST + 1024
 # mosquitto's PBKDF2-SHA512 ("$7$"). Secrets are 128 random bits, which no number of iterations makes harder to guess.
 _ITERATIONS = 1
 _UP_SECONDS, _STOP_SECONDS = 10.0, 5.0
+_LOOK_SECONDS = 2.0
 
 _WORKER_RULES = "".join(
     f"user {name}\ntopic read {topics.EVERY_UP}\ntopic write {topics.EVERY_DOWN}\n" for name in WORKER_IDS
@@ -259,7 +260,7 @@ class Mosquitto:
             process = self._process
             assert process is not None
             started = time.monotonic()
-            process.wait()
+            _wait(process)
             if self._stopping.is_set():
                 return
             failures = failures + 1 if time.monotonic() - started < 10 else 0
@@ -335,13 +336,15 @@ max_connections 1000
 
         The number in mosquitto.pid alone would miss one whose server was killed before it wrote that.
         """
-        wanted = os.fsencode(self._folder / "mosquitto.conf")
+        wanted = [b"-c", os.fsencode(self._folder / "mosquitto.conf")]
         for entry in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                ours = wanted in entry.read_bytes().split(b"\0") and int(entry.parent.name) != os.getpid()
+                program, *arguments = entry.read_bytes().rstrip(b"\0").split(b"\0")
+                same_user = entry.stat().st_uid == os.geteuid()
             except OSError:  # it has ended meanwhile
                 continue
-            if ours:
+            # Not everything that names the file: a person may be reading it.
+            if same_user and arguments == wanted and program.endswith(b"mosquitto"):
                 _end_stranger(int(entry.parent.name))
 
 
@@ -355,6 +358,35 @@ def _end_stranger(pid: int) -> None:
             os.kill(pid, 0)
             time.sleep(0.02)
         os.kill(pid, signal.SIGKILL)
+
+
+def most_memory() -> int:
+    """Bytes that the broker may take: half of this machine's."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
+    """Waits for the broker to end, and ends it when it has taken too much memory.
+
+    mosquitto bounds neither the subscriptions of a client nor well what it keeps for one that does not read. It holds
+    nothing that would be lost: what was not acknowledged is sent again.
+    """
+    while True:
+        try:
+            process.wait(_LOOK_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            taken = _memory_of(process.pid)
+            if taken > most_memory():
+                _log.error("the broker has taken %d MB of memory: a client makes it", taken // 1_000_000)
+                _end(process)
+
+
+def _memory_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):  # no Linux, or it has ended
+        return 0
 
 
 def _end(process: subprocess.Popen[str]) -> None:

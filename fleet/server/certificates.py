@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import sqlalchemy as sa
 
@@ -21,6 +22,7 @@ from edge.fleet.server.link import BrokerAddress, Link
 _log = logging.getLogger("edge.fleet.server")
 
 _MOST_ASKED, _ASKING_SECONDS = 10, 5.0
+_REFUSAL_SECONDS = 3600.0
 
 
 class Certificates:
@@ -28,17 +30,27 @@ class Certificates:
 
     Args:
         address: of the broker, which devices are told with their certificate.
+        models_root: gives the root of the TUF metadata, which they are told too.
     """
 
-    def __init__(self, database: Database, authority: Authority, link: Link, address: BrokerAddress) -> None:
+    def __init__(
+        self,
+        database: Database,
+        authority: Authority,
+        link: Link,
+        address: BrokerAddress,
+        models_root: Callable[[], bytes],
+    ) -> None:
         self._database = database
         self._authority = authority
         self._link = link
         self._port = address.port
         self._addresses = tuple(map(str, address.brokers)) if address.told else ()
+        self._models_root = models_root
         self._signing = threading.Lock()
         self._asking: Counter[str] = Counter()
         self._asking_ends = 0.0
+        self._refused_at: dict[str, float] = {}
 
     def boot_requested(self, topic: str, payload: bytes) -> None:
         """Stores a request for enrollment and answers it. Rare, so it is done on the network thread."""
@@ -102,6 +114,12 @@ class Certificates:
         return self._asking[token] > _MOST_ASKED
 
     def _record_refusal(self, token: str, why: str) -> None:
+        """Once an hour for each token: the audit log only grows, and whoever has a token could make it."""
+        now = time.monotonic()
+        self._refused_at = {name: at for name, at in self._refused_at.items() if now - at < _REFUSAL_SECONDS}
+        if token in self._refused_at:
+            return
+        self._refused_at[token] = now
         with self._database.transaction() as connection:
             audit(connection, f"token {token}", "enrollment.refuse", token, reason=why)
 
@@ -118,4 +136,5 @@ class Certificates:
             self._link.publish(self._publication(found, topics.down(gateway, "cert")))
 
     def _publication(self, found: CertificateAnswer, topic: str) -> Publication:
-        return self._link.wrap(topic, enrollment.finish(found, self._authority, self._port, self._addresses).json())
+        done = enrollment.finish(found, self._authority, self._port, self._addresses, self._models_root())
+        return self._link.wrap(topic, done.json())

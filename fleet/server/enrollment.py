@@ -13,17 +13,22 @@ Every function takes part in the caller's transaction.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import Connection
 
 from edge.fleet.errors import Refused
-from edge.fleet.identity import ClaimToken, attached_to, claim_proof, device_id, suggested_id
-from edge.fleet.messages import CertificateAnswer, CertificateRequest
+from edge.fleet.identity import ClaimToken, attached_to, claim_proof, device_id, renewal_statement, suggested_id
+from edge.fleet.messages import LONGEST_ROOT, CertificateAnswer, CertificateRequest
 from edge.fleet.server import registry, tables
 from edge.fleet.server.authority import Authority, Issued, Request, read_request
 from edge.fleet.server.broker import password_hash
@@ -32,6 +37,8 @@ from edge.fleet.server.database import audit, emit, upsert
 # At most so many requests wait for a person: more are an attack, and are told to try again.
 MOST_PENDING = 10_000
 _MOST_BOARDS = 256
+# A device renews once in 20 days: who asks for more than this, each time with another key, collects certificates.
+_MOST_RENEWALS, _RENEWALS_SECONDS = 5, 86400.0
 # How long a device may ask with a used token what became of its request.
 _ANSWER_DAYS = 30
 
@@ -308,17 +315,32 @@ def answer(connection: Connection, key: str) -> CertificateAnswer:
 
 
 def finish(
-    found: CertificateAnswer, authority: Authority, port: int, addresses: tuple[str, ...] = ()
+    found: CertificateAnswer,
+    authority: Authority,
+    port: int,
+    addresses: tuple[str, ...] = (),
+    models_root: bytes = b"",
 ) -> CertificateAnswer:
-    """An answer with all that a device needs to come in.
+    """An answer with all that a device needs to come in, and to know which models are the fleet's.
 
     Args:
         port, addresses: as `CertificateAnswer` has them.
+        models_root: the newest root of the TUF metadata; one that is too long for a message is left out.
     """
     if found.state != "issued":
         return found
     chain = found.certificate + authority.issuing_pem
-    return CertificateAnswer("issued", found.key, found.device, chain, authority.root_pem, port, addresses=addresses)
+    root = models_root.decode()
+    return CertificateAnswer(
+        "issued",
+        found.key,
+        found.device,
+        chain,
+        authority.root_pem,
+        port,
+        addresses=addresses,
+        models_root=root if len(root) <= LONGEST_ROOT else "",
+    )
 
 
 def sign_approved(connection: Connection, authority: Authority, most: int = 500) -> list[str]:
@@ -360,8 +382,12 @@ def certified(connection: Connection, device: str) -> None:
 def renew(connection: Connection, authority: Authority, device: str, message: CertificateRequest) -> CertificateAnswer:
     """A device that is let in asks for its next certificate, or repeats that.
 
+    That it is let in is the broker's word. It does not do: the broker may be somebody else's, and the session that of a
+    copy whose certificate is being taken back. The key of a certificate that is good now has to vouch for the next one.
+
     Raises:
-        Refused: the request is malformed, its key belongs to another device, or the device is revoked.
+        Refused: the request is malformed, nothing vouches for its key, which may belong to another device, or the
+            device is revoked or has renewed too often.
     """
     checked = read_request(message.csr)
     state = connection.scalar(sa.select(tables.devices.c.state).where(tables.devices.c.id == device))
@@ -374,10 +400,29 @@ def renew(connection: Connection, authority: Authority, device: str, message: Ce
         # A repeated request: the first answer did not arrive, or came a moment ago.
         if now - row.issued_at < (row.not_after - row.issued_at) / 3:
             return CertificateAnswer("issued", checked.key, device, row.pem)
+    newest = sa.select(sa.func.count()).where(table.c.device == device, table.c.issued_at > now - _RENEWALS_SECONDS)
+    if (connection.scalar(newest) or 0) > _MOST_RENEWALS:
+        raise Refused(f"{device}: has had {_MOST_RENEWALS} certificates within a day: the next one tomorrow")
+    if not _vouched(connection, device, checked, message.vouched):
+        raise Refused(f"{device}: no key of its present certificates vouches for the new one")
     issued = authority.sign(checked, device)
     _record(connection, issued)
     audit(connection, device, "certificate.renew", device, serial=issued.serial, not_after=issued.not_after)
     return CertificateAnswer("issued", checked.key, device, issued.pem)
+
+
+def _vouched(connection: Connection, device: str, checked: Request, signature: str) -> bool:
+    table = tables.certificates
+    query = sa.select(table.c.pem).where(
+        table.c.device == device, table.c.revoked_at.is_(None), table.c.not_after > time.time()
+    )
+    for pem in connection.scalars(query.order_by(table.c.issued_at.desc())):
+        key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        with contextlib.suppress(InvalidSignature):
+            key.verify(bytes.fromhex(signature), renewal_statement(checked.der), ec.ECDSA(hashes.SHA256()))
+            return True
+    return False
 
 
 def revoke(connection: Connection, device: str, actor: str, reason: str = "") -> int:

@@ -24,6 +24,7 @@ class Follower:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._actions: dict[str, list[Callable[[Event], None]]] = {}
+        self._batch_actions: dict[str, Callable[[list[Event]], None]] = {}
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -31,6 +32,11 @@ class Follower:
     def follow(self, kind: str, action: Callable[[Event], None]) -> None:
         """Has `action` see every event of a kind that is committed after the start, in order."""
         self._actions.setdefault(kind, []).append(action)
+
+    def follow_batches(self, kind: str, action: Callable[[list[Event]], None]) -> None:
+        """Has `action` see the events of a kind that came since it was last called, all at once: where the first of a
+        thousand asks for as much work as all of them do."""
+        self._batch_actions[kind] = action
 
     def every(self, seconds: float, action: Callable[[], None]) -> None:
         """Calls `action` again and again."""
@@ -50,10 +56,14 @@ class Follower:
         due = [time.monotonic() + seconds for seconds, _ in self._timers]
         while not self._stopping.wait(_POLL_SECONDS):
             try:
-                for event in self._database.follow(after):
+                events = self._database.follow(after)
+                for event in events:
                     after = event.id
                     for action in self._actions.get(event.kind, ()):
                         self._guard(partial(action, event), event.kind)
+                for kind, act in self._batch_actions.items():
+                    if found := [event for event in events if event.kind == kind]:
+                        self._guard(partial(act, found), kind)
             except Exception:
                 _log.exception("the outbox could not be read")
                 self._stopping.wait(1)

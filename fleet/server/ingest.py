@@ -6,7 +6,8 @@ commit each message is answered by `down/ack/<seq>`; one that is well formed but
 wrong, or it would be repeated for ever. Repeats of what was committed are acknowledged and otherwise ignored.
 
 One device cannot crowd out the others: each may have `MOST_WAITING` messages in the queue, and what it sends beyond is
-dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`.
+dropped, for it to repeat; one that goes on sending faster than any agent of ours is handed to `on_flood`; and of what
+one sends more slowly, so much is taken in an hour.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ _MOST_IN_A_GROUP = 4000
 # Faster than this for a whole window is no agent of ours, which waits for acknowledgements.
 FLOOD_WINDOW = 2.0
 FLOOD_MESSAGES, FLOOD_BYTES = 5000, 20_000_000
+# What is kept fills the disk: a device has so much of it in an hour, and has to repeat what is beyond in the next.
+HOUR_MESSAGES, HOUR_BYTES = 100_000, 64_000_000
+_HOUR = 3600.0
 
 # Who was written down as there is not written down again for so long.
 _NOTE_SECONDS = 5.0
@@ -144,6 +148,10 @@ class Ingest:
         self._sent_bytes: Counter[str] = Counter()
         self._flooding: set[str] = set()
         self._noted: dict[str, float] = {}
+        self._hour_ends = 0.0
+        self._in_hour: Counter[str] = Counter()
+        self._bytes_in_hour: Counter[str] = Counter()
+        self._sated: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="ingest", daemon=True)
         self.counts = Counts()
         self.on("hello", _hello)
@@ -181,7 +189,7 @@ class Ingest:
             self.counts.refused += 1
             _log.warning("%s", error)
             return
-        if self._floods(up.device, len(payload)):
+        if self._floods(up.device, len(payload), up.kind not in _TRANSIENT):
             self.counts.dropped += 1
             return
         with self._lock:
@@ -192,8 +200,13 @@ class Ingest:
             self._number_waiting += 1
         self._queue.put((up, payload[: LONGEST + 1]))
 
-    def _floods(self, device: str, size: int) -> bool:
+    def _floods(self, device: str, size: int, kept: bool) -> bool:
         now = time.monotonic()
+        if now > self._hour_ends:
+            self._hour_ends = now + _HOUR
+            self._in_hour.clear()
+            self._bytes_in_hour.clear()
+            self._sated.clear()
         if now > self._window_ends:
             self._window_ends = now + FLOOD_WINDOW
             self._sent.clear()
@@ -202,11 +215,21 @@ class Ingest:
         self._sent[device] += 1
         self._sent_bytes[device] += size
         if self._sent[device] <= FLOOD_MESSAGES and self._sent_bytes[device] <= FLOOD_BYTES:
-            return False
+            return kept and self._has_had_its_share(device, size)
         if device not in self._flooding:
             self._flooding.add(device)
             self._on_flood(device)
         return True
+
+    def _has_had_its_share(self, device: str, size: int) -> bool:
+        if self._in_hour[device] >= HOUR_MESSAGES or self._bytes_in_hour[device] + size > HOUR_BYTES:
+            if device not in self._sated:
+                self._sated.add(device)
+                _log.warning("%s: has filled its share of this hour: what it sends is not taken until the next", device)
+            return True
+        self._in_hour[device] += 1
+        self._bytes_in_hour[device] += size
+        return False
 
     def _run(self) -> None:
         ended = False

@@ -215,10 +215,10 @@ def token_grant(token: str) -> Grant:
     return Grant(token, (topics.boot_up(token).replace("/", "."),), (topics.boot_down(token).replace("/", "."),))
 
 
-def service_grant(name: str, until: float) -> Grant:
-    """One of the fleet's own services."""
+def service_grant(until: float) -> Grant:
+    """The fleet's own services."""
     every = (f"{topics.ROOT}/#", "boot/#")
-    return Grant(name, tuple(map(subject, every)), _with_parents(every), until)
+    return Grant(SERVER_ID, tuple(map(subject, every)), _with_parents(every), until)
 
 
 def worker_grant(name: str, until: float) -> Grant:
@@ -267,7 +267,7 @@ def _by_certificate(connection: sa.Connection, knock: Knock, suspended: Callable
     if knock.client_id != client_id(name):
         raise Refused(f"{name}: says to be {knock.client_id[:70]!r}")
     if name == SERVER_ID:
-        return service_grant(name, until)
+        return service_grant(until)
     if name in WORKER_IDS:
         return worker_grant(name, until)
     table = tables.certificates

@@ -87,6 +87,8 @@ class Server:
         self.admission: Admission | None = None
         self._follower: Follower
         self._roll_called_at: float | None = None
+        # Gives the root of the metadata that models are signed with, which devices get with their certificates.
+        self.models_root: Callable[[], bytes] = lambda: b""
         self._undo = contextlib.ExitStack()
 
     # What parts of the fleet that live elsewhere (updates, semantics) hook into, before `start`: each is a function
@@ -130,18 +132,21 @@ class Server:
             access.start(self.address)
             self._admit(access, undo)
             self.link = self._link()
-            certificates = Certificates(self.database, self.authority, self.link, self.address)
+            certificates = Certificates(
+                self.database, self.authority, self.link, self.address, lambda: self.models_root()
+            )
             self.jobs = Jobs(self.database, self.link)
             self._boot_requested = certificates.boot_requested
             self.ingest = Ingest(self.database, self.publish, access.flood)
             self.ingest.on_arrival(self.jobs.came_in)
             self.ingest.on("csr", certificates.requested)
-            self.follow("token.changed", lambda event: access.write_tokens())
-            self.follow("certificate.revoked", access.revoked)
+            self._follower.follow_batches("token.changed", lambda events: access.write_tokens())
+            self._follower.follow_batches("certificate.revoked", access.revoked)
             self.follow("enrollment.decided", certificates.decided)
             self.follow("job.created", lambda event: self.jobs.send(event.subject))
             self.every(_HOUR, access.write_revocations)
             self.every(30, access.write_tokens)
+            self.every(30, access.watch_clock)
             self.every(_HOUR, self._prune)
             self.every(1, self._end_roll_call)
             self.follow(FLOODED, lambda event: access.flood(event.subject))

@@ -34,6 +34,7 @@ COMMANDS = {
     "import-rdf": "fleet_semantic:import_rdf",
     "rebuild": "fleet_semantic:rebuild",
     "audit": "fleet_audit:audit",
+    "simulate": "fleet_simulate:simulate",
 }
 
 

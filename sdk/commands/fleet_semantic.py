@@ -16,7 +16,7 @@ from edge.sdk.fleet_options import open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
-    from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts
+    from edge.fleet.server.semantic.facts import ModelFacts
     from edge.fleet.server.semantic.match import Match
     from edge.fleet.server.semantic.opening import Semantics
     from edge.fleet.server.semantic.query import Answer
@@ -138,19 +138,17 @@ def match(model: str | None, device: str | None, where: str | None, unfit: bool,
         raise click.UsageError("give a MODEL, or --device ID")
     if where is not None and device is not None:
         raise click.UsageError("--where is for MODEL: one device needs no filter")
+    from edge.fleet.server.semantic import candidates
     from edge.fleet.server.semantic.match import match as match_one
-    from edge.fleet.server.semantic.match import match_devices
     from edge.fleet.server.semantic.sql import SqlRegistry
 
     with open_database(state) as database:
         registry = SqlRegistry(database)
         if model is not None:
-            found = match_devices(_model(registry, model), _devices(registry, where))
+            found = candidates.match_all(registry, _model(registry, model), where, _not_compared)
         else:
-            one = next((each for each in _devices(registry, None) if each.id == device), None)
-            if one is None:
-                raise BadInput(f"{device}: no such device in this fleet")
-            found = [match_one(each, one) for each in _models(registry)]
+            one = candidates.device(registry, device or "", _not_compared)
+            found = [match_one(each, one) for each in candidates.models(registry)]
     if unfit:
         found = [each for each in found if not each.fits]
     if as_json:
@@ -184,46 +182,20 @@ def _match_json(found: Match) -> dict[str, Any]:
     }
 
 
-def _devices(registry: Registry, where: str | None) -> list[DeviceFacts]:
-    """The devices that are not revoked and can be read; a filter is taken at its word, without the store."""
-    from edge.fleet.server.semantic.facts import DeviceFacts
-    from edge.fleet.server.semantic.filters import matches, parse
-
-    wanted = None if where is None else parse(where)
-    found = []
-    for device, body in registry.devices():
-        if body.get("state") == "revoked":
-            continue
-        try:
-            facts = DeviceFacts.from_body(device, body)
-        except EdgeError as error:
-            click.echo(f"edge: not compared: {error}", err=True)
-            continue
-        if wanted is None or matches(wanted, facts):
-            found.append(facts)
-    return found
-
-
-def _models(registry: Registry) -> list[ModelFacts]:
-    from edge.fleet.server.semantic.facts import ModelFacts
-
-    return [ModelFacts.from_published(body) for _, body in registry.models()]
+def _not_compared(problem: str) -> None:
+    click.echo(f"edge: not compared: {problem}", err=True)
 
 
 def _model(registry: Registry, model: str) -> ModelFacts:
+    from edge.fleet.server.semantic import candidates
     from edge.fleet.server.semantic.facts import ModelFacts
-    from edge.fleet.server.semantic.match import version_key
 
-    if model.endswith(".edge"):
-        from edge.runtime.bundle import Bundle
+    if not model.endswith(".edge"):
+        return candidates.model(registry, model)
+    from edge.runtime.bundle import Bundle
 
-        with Bundle.open(model) as bundle:
-            return ModelFacts.from_manifest(bundle.manifest)
-    name, _, version = model.partition(":")
-    versions = [each for each in _models(registry) if each.name == name and version in ("", each.version)]
-    if not versions:
-        raise BadInput(f"{model}: no such model is published here, and a bundle's path ends in .edge")
-    return max(versions, key=lambda each: version_key(each.version))
+    with Bundle.open(model) as bundle:
+        return ModelFacts.from_manifest(bundle.manifest)
 
 
 @click.command("export-rdf", short_help="Write devices and models as Turtle or JSON-LD.")
@@ -242,6 +214,7 @@ def _model(registry: Registry, model: str) -> ModelFacts:
 @debug_option
 def export_rdf(things: tuple[str, ...], format_: str, check: bool, output: Path | None, state: Path) -> None:
     """Write devices as W3C WoT Thing Descriptions and models in the TinyML schema; without names, all of them."""
+    from edge.fleet.server.semantic import candidates
     from edge.fleet.server.semantic.exchange import to_jsonld, to_turtle
     from edge.fleet.server.semantic.expansion import triples_of
     from edge.fleet.server.semantic.network import network_description
@@ -253,8 +226,9 @@ def export_rdf(things: tuple[str, ...], format_: str, check: bool, output: Path 
     with open_database(state) as database:
         registry = SqlRegistry(database)
         broker = broker_url(State.existing(state).settings())
-        described = {facts.id: thing_description(facts, broker) for facts in _devices(registry, None)}
-        described.update({model.key: network_description(model) for model in _models(registry)})
+        fleet = candidates.devices(registry, None, _not_compared)
+        described = {facts.id: thing_description(facts, broker) for facts in fleet}
+        described.update({model.key: network_description(model) for model in candidates.models(registry)})
     unknown = [thing for thing in things if thing not in described]
     if unknown:
         raise BadInput(f"{unknown[0]}: no such device, and no such model as NAME:VERSION")

@@ -68,7 +68,8 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
     "--target", default="generic", show_default=True, help="Machine that the bundle is for; see edge targets."
 )
 @click.option("--gate", default="", metavar="GATE", help="What must hold on a device before it is activated, always.")
-@click.option("--abi", type=click.IntRange(min=0), help="Version of the firmware's model slot that programs need.")
+@click.option("--abi", type=click.IntRange(min=0), help="Version of the programs that a board's core must run.")
+@click.option("--needs", multiple=True, metavar="ENGINE>=VERSION", help="Not for devices with an older engine.")
 @_keys_option
 @state_option
 @json_option
@@ -80,6 +81,7 @@ def publish(
     target: str,
     gate: str,
     abi: int | None,
+    needs: tuple[str, ...],
     media: tuple[Path, ...],
     state: Path,
     as_json: bool,
@@ -91,16 +93,25 @@ def publish(
     """
     from edge.fleet.server.state import State
     from edge.fleet.server.updates.catalogue import publish_model
-    from edge.fleet.server.updates.publish import parse_variant
+    from edge.fleet.server.updates.publish import parse_need, parse_variant
     from edge.fleet.server.updates.publish import publish as sign
     from edge.fleet.server.updates.service import open_source
     from edge.runtime.bundle import Bundle
 
     asked = [parse_variant(word) for word in variants]
+    least = dict(map(parse_need, needs))
     with open_database(state) as database:
         source = open_source(State.existing(state), media)
         made = sign(
-            source.repository, source.store, bundle, version=version, variants=asked, target=target, gate=gate, abi=abi
+            source.repository,
+            source.store,
+            bundle,
+            version=version,
+            variants=asked,
+            target=target,
+            gate=gate,
+            abi=abi,
+            needs=least,
         )
         with Bundle.open(bundle) as opened:
             manifest = json.loads(opened.manifest.to_json())

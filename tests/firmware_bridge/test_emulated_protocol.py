@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,12 @@ from edge.firmware_bridge.gateway import Gateway
 from edge.firmware_bridge.port import EmulatedPort
 from edge.firmware_bridge.remote_model import RemoteModel, model_of
 from edge.firmware_bridge.signature import FirmwareKey, write_key
+from edge.fleet.device.bridge_board import BridgeBoard
+from edge.fleet.inventory import Inventory
+from edge.fleet.server.updates.plan import choose
+from edge.fleet.variant import Blob, Variant
 from edge.runtime import load
+from edge.runtime._core import Program
 from tests.conftest import run_edge
 from tests.firmware_bridge import emulated
 from tests.firmware_bridge.cuts import Bench
@@ -68,6 +75,23 @@ def test_answers_are_the_cores(start: Start, emulated_bench: Bench) -> None:
         assert model.device.reset().running_sequence == 3
     with model_of(Device(start(), "after power", emulated_bench.owner)) as model:
         assert model.device.info.running_sequence == 3
+
+
+def test_the_fleet_sends_only_what_the_firmware_can_run(start: Start, emulated_bench: Bench, tmp_path: Path) -> None:
+    """What INFO tells of the firmware's operators, as the gateway presents it and a rollout reads it."""
+    bridged = BridgeBoard(
+        "mic1", tmp_path, lambda: Device(start(), "emulated", emulated_bench.owner), lambda *_: None, model_of
+    )
+    inventory = Inventory.read(json.loads(json.dumps(bridged.inventory().json())))
+    used = [
+        tuple(dict.fromkeys(op for op, _, _ in Program((program_folder() / f"{name}.pte").read_bytes()).instructions))
+        for name in emulated.PROGRAMS
+    ]
+    assert set(inventory.operators) == {op for operators in used for op in operators}
+    image = Variant("kws", "2.0", "m4", 2, "image", Blob("a" * 64, 5000), target="cortex-m4", abi=1, operators=used[1])
+    assert choose([image], inventory)[0] is image
+    other = replace(image, operators=("aten::sin.out", *used[1]))
+    assert choose([other], inventory)[1] == "m4: calls aten::sin.out, which its firmware lacks"
 
 
 def test_profile_counts_instructions(model: RemoteModel) -> None:

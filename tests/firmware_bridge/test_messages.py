@@ -7,6 +7,7 @@ import re
 import pytest
 
 from edge.firmware_bridge.messages import Command, Info, Status, status_text, unpack_port, unpack_profile
+from edge.firmware_bridge.operators import operator_symbols, pack_operators, unpack_operators
 from edge.firmware_bridge.slot_image import read_manifest
 from edge.runtime.errors import BadFile
 from tests.conftest import ROOT
@@ -68,6 +69,17 @@ def test_damaged_info() -> None:
     for body in (b"", b"\0" * 223, b"\0" * 224):
         with pytest.raises(BadFile, match="the device's info"):
             Info.unpack(body)
+
+
+def test_operators_as_info_tells_them() -> None:
+    known = tuple(operator_symbols())
+    for some in ((), known[:1], known[3:20:4], known):
+        assert unpack_operators(pack_operators(some)) == tuple(some)
+        assert unpack_operators(pack_operators(some) + b"of a later version") == tuple(some)
+    told = pack_operators(known[:5])
+    # Of an older firmware, of one with another core's list, and what is damaged: not told.
+    for body in (b"", told[:-1], b"\0" + told[1:]):
+        assert unpack_operators(body) == ()
 
 
 def test_images_that_are_none() -> None:

@@ -274,9 +274,14 @@ class Operator:
         before = {home.name: self._active(number) for number, home in enumerate(self._fleet.homes)}
         options = ["--canary", "1"] if draw.random() < 0.5 else []
         if draw.random() < 0.3:
-            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + draw.randrange(3, 8)))
+            at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + draw.randrange(4, 9)))
             options += ["--activate-at", at]
-        rollout = self.deploy(version, *options)
+        try:
+            rollout = self.deploy(version, *options)
+        except subprocess.CalledProcessError:
+            if "--activate-at" not in options:
+                raise
+            rollout = self.deploy(version)  # the machine is busy, and the time lies in the past already
         meddles = draw.choice(("", "", "pause", "abort"))
         if meddles:
             time.sleep(draw.uniform(0.1, 5))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from edge.fleet.device.board_update import BoardUpdates
 from edge.fleet.device.bridge_board import BridgeBoard
 from edge.fleet.device.install import UpdateJob
 from edge.fleet.device.trusted_metadata import TrustedModels
+from edge.fleet.inventory import Inventory
+from edge.fleet.server.updates.plan import choose
+from edge.fleet.server.updates.publish import parse_variant, publish
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import BlobStore
 from edge.fleet.variant import Blob, Variant
+from edge.runtime.errors import BadFile, BadInput
 from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
 
 
@@ -153,6 +158,82 @@ def test_the_operator_takes_it_back(fleet: Fleet) -> None:
     third = fleet.publish(5)
     outcome = fleet.updates.update(UpdateJob("j3", third, rollback=True))
     assert outcome is not None and outcome.state == "failed"
+
+
+def test_a_transfer_that_is_taken_back_ends_and_is_not_activated(fleet: Fleet) -> None:
+    """As the gateway hears it: the cancel is seen on its way in, while the board takes chunk after chunk."""
+    reports: list[Any] = []
+    sent: list[int] = []
+    path = fleet.publish(4)
+
+    def opened() -> Any:
+        device = fleet.open()
+        flash = device.flash
+
+        def watched(image: bytes, progress: Callable[[int, int], object]) -> Any:
+            def passed(done: int, total: int) -> None:
+                sent.append(done)
+                if len(sent) == 3:
+                    board.seen("j2", "model.cancel", {"job": "j1"})
+                progress(done, total)
+
+            return flash(image, passed)
+
+        device.flash = watched
+        return device
+
+    def updates(folder: Path, open_device: Any, model_of: Any, withdrawn: Callable[[str], bool]) -> BoardUpdates:
+        trust = fleet.folder / "device" / "trust"
+        return BoardUpdates(folder, fleet.source, open_device, model_of, trust=trust, withdrawn=withdrawn)
+
+    board = BridgeBoard("mic1", fleet.folder / "device", opened, updates)
+    board.do("j1", "model.update", {"target": path}, reports.append)
+    assert (reports[-1].state, reports[-1].detail) == ("failed", "cancelled by the operator")
+    assert len(sent) == 3 and sent[-1] < len(fleet.image(4)) and fleet.runs() == 3
+    device = fleet.open()
+    assert device.info.trial is None and device.info.active_sequence == 3
+    device.close()
+    board.do("j2", "model.cancel", {"job": "j1"}, reports.append)
+    assert reports[-1].state == "done"
+    # The next rollout goes on where this one ended: the board started again, so at the beginning of a sector.
+    done = sent[-1] // 1024 * 1024
+    sent.clear()
+    board.do("j3", "model.update", {"target": path}, reports.append)
+    assert reports[-1].state == "active" and fleet.runs() == 4 and sent[0] >= done > 0
+
+
+def test_an_image_that_the_board_runs_already_is_not_withdrawn(fleet: Fleet) -> None:
+    path = fleet.publish(4)
+    assert fleet.updates.update(UpdateJob("j1", path)) is not None
+    outcome = fleet.make(fleet.source, withdrawn=lambda job: True).update(UpdateJob("j1", path))
+    assert outcome is not None and outcome.state == "active" and fleet.runs() == 4
+
+
+def test_an_image_says_which_boards_may_take_it(fleet: Fleet, digits_bundle: Path, tmp_path: Path) -> None:
+    def published(image: bytes, word: str, version: str, **options: Any) -> Variant:
+        path = tmp_path / "slot.bin"
+        path.write_bytes(image)
+        asked = [parse_variant(f"{word}={path}")]
+        source = fleet.source
+        return publish(source.repository, source.store, digits_bundle, version=version, variants=asked, **options)[0]
+
+    made = published(fleet.image(4, target="cortex-m4", board="mps2-an386"), "cortex-m4", "4.0")
+    assert (made.kind, made.target, made.board, made.abi) == ("image", "cortex-m4", "mps2-an386", 1)
+    assert "aten::addmm.out" in made.operators or "edge::linear.out" in made.operators, made.operators
+    assert made.path in fleet.source.repository.variants() and fleet.source.repository.variants()[made.path] == made
+    board = Inventory(kind="microcontroller", target="cortex-m4", board="mps2-an386", runtimes={"core": "abi 1"})
+    assert choose([made], board)[0] is made
+    assert "which its firmware lacks" in choose([made], replace(board, operators=("aten::sin.out",)))[1]
+    wrong = fleet.image(5, target="cortex-m4", board="mps2-an386")
+    for image, word, options, told in (
+        (wrong, "cortex-m0", {}, "its target is cortex-m4, not cortex-m0"),
+        (wrong, "cortex-m4@lm3s6965evb", {}, "its board is mps2-an386, not lm3s6965evb"),
+        (wrong, "cortex-m4", {"abi": 2}, "is for programs of ABI 1, not 2"),
+        (b"\0" * 5000, "cortex-m4", {}, "no slot image"),
+        (wrong[:1000], "cortex-m4", {}, "cut short"),
+    ):
+        with pytest.raises((BadFile, BadInput), match=told):
+            published(image, word, "5.0", **options)
 
 
 def test_a_board_as_its_gateway_presents_it(fleet: Fleet) -> None:

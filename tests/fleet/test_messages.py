@@ -128,6 +128,16 @@ def test_bodies_survive() -> None:
         assert back == body
 
 
+def test_a_root_in_an_answer_is_bounded() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    issued = {"state": "issued", "key": "a" * 64, "device": "attic", "certificate": pem, "root": pem, "port": 8883}
+    assert messages.CertificateAnswer.read(issued).models_root == ""  # an older server's
+    assert messages.CertificateAnswer.read({**issued, "models_root": "{}"}).models_root == "{}"
+    for wrong in ("x" * 32_001, 7, {}):
+        with pytest.raises(BadMessage, match="models_root"):
+            messages.CertificateAnswer.read({**issued, "models_root": wrong})
+
+
 def test_unknown_fields_are_ignored_and_missing_ones_have_defaults() -> None:
     assert Inventory.read({"colour": "blue", "arch": "x86_64"}) == Inventory(arch="x86_64")
 

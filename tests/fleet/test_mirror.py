@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import re
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from edge.fleet.device import mirror as mirrors
 from edge.fleet.device import trial
 from edge.fleet.device.install import Installer, UpdateJob
 from edge.fleet.device.mirror import Mirror, check_mirror
@@ -39,6 +42,7 @@ class _Files(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: list[str]
     spoil = False
+    evil = ""
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
@@ -46,6 +50,9 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         path = Path(self.directory) / self.path.lstrip("/")
         if found is None or not path.is_file():
             self.send_error(404)
+            return
+        if self.evil:
+            getattr(self, f"_{self.evil}")(path)
             return
         begin, end = int(found[1]), int(found[2]) + 1
         data = path.read_bytes()
@@ -57,6 +64,59 @@ class _Files(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()
         self.wfile.write(part)
+
+    def _truncates(self, path: Path) -> None:
+        """Promises the whole and ends in the middle of it."""
+        data = path.read_bytes()
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2])
+        self.close_connection = True
+
+    def _redirects(self, path: Path) -> None:
+        """Sends the device to a place without TLS."""
+        self.send_response(302)
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _never_ends(self, path: Path) -> None:
+        """Gives what was asked for, and then more and more."""
+        self.send_response(206)
+        self.send_header("Content-Range", "bytes 0-9/10")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+    def _drips(self, path: Path) -> None:
+        """Gives a byte now and then, so that no time-out of the socket ends it."""
+        self.send_response(206)
+        self.send_header("Content-Range", "bytes 0-999999/1000000")
+        self.send_header("Content-Length", "1000000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+    def _takes_no_range(self, path: Path) -> None:
+        data = path.read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(data)
+
+    def _gives_another_range(self, path: Path) -> None:
+        self.send_response(206)
+        self.send_header("Content-Range", "bytes 7-9/10")
+        self.send_header("Content-Length", "3")
+        self.end_headers()
+        self.wfile.write(b"xxx")
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -138,6 +198,43 @@ def test_a_mirror_that_lies_costs_time_and_nothing_else(
     mirror[1].spoil = True
     sha256 = _install(device, digits_bundle, tmp_path, mirror[0])
     assert mirror[1].asked and sha256 in device.over_broker
+
+
+@pytest.mark.parametrize(
+    "evil", ["truncates", "redirects", "never_ends", "drips", "takes_no_range", "gives_another_range"]
+)
+def test_what_a_mirror_may_do_never_stops_an_update(
+    device: Device,
+    mirror: tuple[str, type[_Files]],
+    digits_bundle: Path,
+    tmp_path: Path,
+    evil: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mirrors, "CHUNK_SECONDS", 1.0)
+    monkeypatch.setattr(mirrors, "CHUNK", 100_000)
+    mirror[1].evil = evil
+    started = time.monotonic()
+    sha256 = _install(device, digits_bundle, tmp_path, mirror[0])
+    assert time.monotonic() - started < 15
+    # One that gives what it can is gone on with: for the rest the broker is asked.
+    assert mirror[1].asked and sha256 in device.over_broker
+    assert not any(device.installer.store.parts.iterdir())
+
+
+def test_a_download_goes_on_at_the_mirror_where_the_broker_ended(
+    device: Device, mirror: tuple[str, type[_Files]], digits_bundle: Path, tmp_path: Path
+) -> None:
+    made = remade(digits_bundle, tmp_path / "kws.edge", name="kws", version="1.0")
+    (variant,) = publish(device.source.repository, device.source.store, made)
+    begun = device.source.store.path(variant.blob.sha256).read_bytes()[:70_000]
+    (device.installer.store.parts / variant.blob.sha256).write_bytes(begun)
+    ranges: list[str] = []
+    mirror[1].do_GET, get = lambda self: ranges.append(self.headers["Range"]) or get(self), mirror[1].do_GET
+    outcome = device.installer.install(UpdateJob("j1", variant.path, mirror=mirror[0]))
+    assert outcome is not None and outcome.state == "active"
+    assert [words.partition("-")[0] for words in ranges] == ["bytes=70000"]
+    assert variant.blob.sha256 not in device.over_broker
 
 
 @pytest.mark.parametrize("url", ["https://localhost:1/", "MIRROR/none"])

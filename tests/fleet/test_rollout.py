@@ -173,7 +173,8 @@ def test_each_device_gets_the_variant_that_fits() -> None:
         replace(bundle, name="pte", blob=Blob("b" * 64, 150_000), engines=("core",), ram_bytes=10 << 20),
         replace(bundle, name="onnx", blob=Blob("c" * 64, 100_000), engines=("onnx",)),
         replace(bundle, name="pi5", target="pi5"),
-        replace(bundle, name="m4", kind="program", target="cortex-m4", blob=Blob("d" * 64, 60_000), ram_bytes=80_000),
+        replace(bundle, name="m4", kind="image", target="cortex-m4", blob=Blob("d" * 64, 60_000), ram_bytes=80_000),
+        replace(bundle, name="m4-bare", kind="program", target="cortex-m4", blob=Blob("e" * 64, 1_000)),
         replace(bundle, name="m4-lm3s", kind="image", target="cortex-m4", board="lm3s", ram_bytes=60_000),
     ]
 
@@ -191,11 +192,46 @@ def test_each_device_gets_the_variant_that_fits() -> None:
     assert name(replace(board, board="lm3s", ram_kb=64, flash_kb=1024)) == "m4-lm3s"
     assert "m4: needs 80,000 bytes of RAM of 65,536" in name(replace(board, ram_kb=64))
     assert "bundle: needs core or onnx; installed: litert" in name(replace(linux, runtimes={"litert": "2"}))
-    assert unmet(variants[5], linux) == [
+    assert unmet(variants[6], linux) == [
         "is for a board's firmware",
         "is for the board lm3s, not an unknown one",
         "is for cortex-m4, not pi4",
     ]
+
+
+def test_a_board_gets_only_what_its_firmware_can_take() -> None:
+    image = Variant("kws", "1", "m4", 1, "image", Blob("a" * 64, 60_000), target="cortex-m4", abi=1)
+    image = replace(image, operators=("edge::ternary_linear.out", "aten::relu.out"))
+    board = Inventory(kind="microcontroller", target="cortex-m4", board="lm3s", runtimes={"core": "abi 1"})
+    assert choose([image], board)[0] is image  # what the firmware does not say is not held against it
+    both = replace(board, operators=("aten::relu.out", "edge::ternary_linear.out", "aten::add.out"))
+    assert choose([image], both)[0] is image
+    lacking = replace(board, operators=("aten::add.out",))
+    for inventory, variant, told in (
+        (lacking, image, "calls aten::relu.out, edge::ternary_linear.out, which its firmware lacks"),
+        (replace(board, runtimes={"core": "abi 2"}), image, "is a program of ABI 1; its firmware runs ABI 2"),
+        (replace(board, target="cortex-m0"), image, "is for cortex-m4, not cortex-m0"),
+        (board, replace(image, board="nrf52840"), "is for the board nrf52840, not lm3s"),
+        (board, replace(image, kind="program"), "is a bare program, and boards take slot images"),
+        (board, replace(image, kind="bundle"), "is a bundle, for Linux"),
+    ):
+        variant_, why = choose([variant], inventory)
+        assert variant_ is None and told in why, why
+
+
+def test_an_engine_must_be_new_enough() -> None:
+    old = Variant("kws", "1", "old", 1, "bundle", Blob("a" * 64, 900), engines=("core", "onnx"))
+    new = replace(old, name="new", blob=Blob("b" * 64, 100), runtimes={"core": "0.10.0"})
+    linux = Inventory(runtimes={"core": "0.9.1"})
+    assert choose([old, new], linux)[0] is old
+    assert choose([old, new], replace(linux, runtimes={"core": "0.10.0"}))[0] is new
+    variant, why = choose([new], linux)
+    assert variant is None and why == "new: needs core 0.10.0 or later or onnx; installed: core 0.9.1"
+    assert choose([new], replace(linux, runtimes={"core": "unknown"}))[0] is None
+    # The other engine will do; but a version that runs on the core goes before it.
+    both = replace(linux, runtimes={"core": "0.9.1", "onnx": "1.2"})
+    assert choose([new], both)[0] is new and choose([old, new], both)[0] is old
+    assert Variant.from_dict(new.to_dict()) == new
 
 
 def test_a_rollout_goes_from_the_canary_to_all(database: Database, rollouts: Rollouts) -> None:

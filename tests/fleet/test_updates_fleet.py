@@ -21,7 +21,7 @@ from edge.fleet.device.enroll import enroll
 from edge.fleet.device.home import Home
 from edge.fleet.device.inputs import InputRing
 from edge.fleet.device.updates import Updates, with_models
-from edge.fleet.errors import Refused
+from edge.fleet.errors import FleetError, Refused
 from edge.fleet.inventory import Inventory
 from edge.fleet.server import enrollment, registry
 from edge.fleet.server.database import setting
@@ -179,6 +179,36 @@ def test_chunks_are_for_whoever_asks_and_only_what_is_published(
     assert source.fetch("0" * 64, 0, 1000) is None
 
 
+def test_the_root_of_the_models_comes_with_the_certificate(fleet: UpdatingFleet) -> None:
+    """Over the connection that the claim token vouches for, and not when the first model is asked for."""
+    repository = open_source(fleet.state).repository
+    repository.rotate("root")
+    updates = fleet.updating("attic")
+    root = updates.installer.folder / "trust" / "root.json"
+    assert root.read_bytes() == repository.read("2.root.json") == repository.trusted_root()
+    asked: list[str] = []
+    fetch = updates._source.fetch
+    updates._source.fetch = lambda name, *rest: asked.append(name) or fetch(name, *rest)
+    updates._trust()
+    assert asked == []
+    # From a server that is too old to send it, it is asked for.
+    root.unlink()
+    updates._trust()
+    assert asked == ["1.root.json"] and root.read_bytes() == repository.read("1.root.json")
+
+
+def test_a_certificate_with_a_root_that_nobody_signed_is_refused(fleet: UpdatingFleet, tmp_path: Path) -> None:
+    honest = open_source(fleet.state).repository.trusted_root()
+    for number, root in enumerate((b"{}", honest.replace(b'"version":1', b'"version":2'), b"[" * 100)):
+        fleet.server.models_root = lambda root=root: root
+        with pytest.raises(FleetError, match="a root for models that is not one"):
+            fleet.updating(f"d{number}")
+        home = Home(tmp_path / f"d{number}")
+        assert home.place() is None and not home.identity.exists() and not (home.folder / "trust/root.json").exists()
+    fleet.server.models_root = lambda: b"x" * 40_000  # longer than a message holds: asked for later
+    assert not (fleet.updating("attic").installer.folder / "trust/root.json").exists()
+
+
 def test_what_a_killed_server_lost_comes_again_at_its_roll_call(
     fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +227,24 @@ def test_what_a_killed_server_lost_comes_again_at_its_roll_call(
     assert waits()  # it was sent, and is not sent again so soon
     fleet.server.send(topics.to_all("roll"), {}, 0)
     until(lambda: not waits(), 5)
+
+
+def test_a_hello_that_comes_again_tells_no_older_story(fleet: UpdatingFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two was lost with the server that should have taken it in, and comes again behind the second."""
+    monkeypatch.setattr(agents, "ROLL_CALL_SECONDS", 0.5)
+    agent = fleet.updating("attic")._agent
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()))
+    take = fleet.server.ingest.offer
+    fleet.server.ingest.offer = lambda topic, payload: None  # type: ignore[method-assign]
+    for sensor in ("first", "second"):
+        agent._describe = lambda sensor=sensor: dataclasses.replace(CORE, sensors=(sensor,))
+        agent.inventory_changed()
+        time.sleep(0.5)
+        fleet.server.ingest.offer = take  # type: ignore[method-assign]
+    until(lambda: fleet.device("attic")["inventory"]["sensors"] == ["second"], 5)
+    fleet.server.send(topics.to_all("roll"), {}, 0)
+    until(lambda: not any(kind == "hello" for _, kind, _ in agent.outbox.waiting()), 5)
+    assert fleet.device("attic")["inventory"]["sensors"] == ["second"]
 
 
 class Hostile:

@@ -9,6 +9,12 @@
 #define EDGE_FIRMWARE_VERSION "0.1.0"
 #endif
 
+/* Firmware that was not built with all of the core's operators says which it has. */
+#ifdef EDGE_OPERATORS_HEADER
+#include EDGE_OPERATORS_HEADER
+static const uint8_t built_operators[] = {EDGE_BUILT_OPERATORS_TOLD};
+#endif
+
 enum { INFO_BYTES = 224 };
 
 /* What a command gets and gives. */
@@ -100,6 +106,9 @@ static edge_refusal info(exchange *x) {
   put_text(x, EDGE_BOARD_TARGET, 24);
   put_text(x, EDGE_BOARD_NAME, 24);
   put_text(x, EDGE_FIRMWARE_VERSION, 24);
+#ifdef EDGE_OPERATORS_HEADER
+  put_bytes(x, built_operators, sizeof built_operators);
+#endif
   return EDGE_DONE;
 }
 

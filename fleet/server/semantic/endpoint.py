@@ -8,7 +8,7 @@ Fuseki with tdb2:unionDefaultGraph, Oxigraph with --union-default-graph).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -16,6 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import pyoxigraph as ox
 
 from edge.fleet.server.semantic.names import CURSOR_GRAPH, EF, IMPORT, prologue
+from edge.fleet.server.semantic.store import Rest
 from edge.runtime.errors import BadInput, EdgeError
 from edge.runtime.fields import reason
 
@@ -24,6 +25,8 @@ _MAX_ANSWER = 256 << 20
 # About 1 MB of update at a time: endpoints limit a request's size.
 _BATCH = 8_000
 _CURSOR = f"<{CURSOR_GRAPH}> <{EF}eventsApplied>"
+_FORM = f"<{CURSOR_GRAPH}> <{EF}form>"
+_ESCAPES = re.compile(r"\\\\([uU]?)|\\.")
 
 
 class RemoteStore:
@@ -47,8 +50,10 @@ class RemoteStore:
         # An endpoint that redirects would be a way to make this server call others.
         self._opener = build_opener(_NoRedirect)
 
-    def replace(self, graph: str, triples: Iterable[ox.Triple], cursor: int | None = None) -> None:
-        name, lines = ox.NamedNode(graph), list(_lines(triples))
+    def replace(
+        self, graph: str, statements: Iterable[str], cursor: int | None = None, rest: Rest | None = None
+    ) -> None:
+        name, lines = ox.NamedNode(graph), list(_lines(statements))
         parts = [f"DROP SILENT GRAPH {name}"]
         if lines:
             parts.append(f"INSERT DATA {{ GRAPH {name} {{ {''.join(lines)} }} }}")
@@ -70,10 +75,15 @@ class RemoteStore:
         counts = [int(row[0].value) for row in found if row[0].value.isdecimal()]
         return max(counts, default=0)
 
+    def form(self) -> str:
+        found = self.query(f"SELECT ?form WHERE {{ GRAPH <{CURSOR_GRAPH}> {{ {_FORM} ?form }} }}")
+        assert isinstance(found, ox.QuerySolutions)
+        return max((row[0].value for row in found), default="")
+
     def mark(self, cursor: int) -> None:
         self._update(_cursor_update(cursor))
 
-    def fill(self, graphs: Iterable[tuple[str, Iterable[ox.Triple]]], cursor: int) -> None:
+    def fill(self, graphs: Iterable[tuple[str, Iterable[str]]], cursor: int, form: str = "") -> None:
         # Without a cursor first, as in LocalStore.
         self._update(f"DROP SILENT GRAPH <{CURSOR_GRAPH}>")
         for name in self.names():
@@ -81,8 +91,8 @@ class RemoteStore:
                 self._update(f"DROP SILENT GRAPH {ox.NamedNode(name)}")
         batch: list[str] = []
         held = 0
-        for graph, triples in graphs:
-            lines = list(_lines(triples))
+        for graph, statements in graphs:
+            lines = list(_lines(statements))
             if lines:
                 batch.append(f"GRAPH {ox.NamedNode(graph)} {{ {''.join(lines)} }}")
                 held += len(lines)
@@ -91,7 +101,9 @@ class RemoteStore:
                 batch, held = [], 0
         if batch:
             self._update(f"INSERT DATA {{ {' '.join(batch)} }}")
-        self._update(_cursor_update(cursor))
+        self._update(
+            f"INSERT DATA {{ GRAPH <{CURSOR_GRAPH}> {{ {_CURSOR} {cursor:d} . {_FORM} {ox.Literal(form)} }} }}"
+        )
 
     def query(self, text: str) -> ox.QuerySolutions | ox.QueryTriples | ox.QueryBoolean:
         accept = "application/sparql-results+json, application/n-triples;q=0.9"
@@ -141,16 +153,17 @@ def _graph(body: bytes) -> ox.QueryTriples:
     return made
 
 
-def _lines(triples: Iterable[ox.Triple]) -> Iterable[str]:
-    for triple in triples:
-        text = f"{triple} .\n"
-        # SPARQL 19.2 lets an engine put \\uXXXX in place before it reads quotes, which would end a literal.
-        if re.search(r"\\[uU]", text):
-            raise EdgeError(f"{text[:80]!r}: holds a backslash before u, which no endpoint is sent")
-        yield text
+def _lines(statements: Iterable[str]) -> Iterator[str]:
+    # SPARQL 19.2 lets an engine put \uXXXX in place before it reads quotes, which would end a literal whose text has a
+    # backslash before a u: that u is written as an escape itself, which every engine reads alike.
+    for statement in statements:
+        yield _ESCAPES.sub(_spelt, statement) + "\n" if "\\\\" in statement else statement + "\n"
+
+
+def _spelt(escape: re.Match[str]) -> str:
+    return f"\\\\\\u{ord(escape[1]):04X}" if escape[1] else escape[0]
 
 
 def _cursor_update(cursor: int) -> str:
-    return (
-        f"DROP SILENT GRAPH <{CURSOR_GRAPH}>;\nINSERT DATA {{ GRAPH <{CURSOR_GRAPH}> {{ {_CURSOR} {int(cursor)} }} }}"
-    )
+    graph = f"GRAPH <{CURSOR_GRAPH}>"
+    return f"DELETE WHERE {{ {graph} {{ {_CURSOR} ?before }} }};\nINSERT DATA {{ {graph} {{ {_CURSOR} {cursor:d} }} }}"

@@ -18,6 +18,7 @@ from edge.runtime.manifest import ENGINES, Manifest
 
 MAX_ITEMS = 64
 MAX_MODELS = 256
+MAX_OURS = 1_024  # labels and groups, which the operator adds to the device's own
 MAX_TEXT = 200
 MAX_KB = 1 << 42  # 4 TB, in KB: more than any device, and its bytes fit 64 bits
 
@@ -40,7 +41,7 @@ _SENSOR_OF_PREPROCESS = {"audio": "microphone", "image": "camera"}
 _SENSOR_NAMES = {"mic": "microphone", "temperature": "thermometer"}
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_WORD = re.compile(r"[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?")
+_WORD = re.compile(r"[^\x00-\x1f\x7f]+")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -93,12 +94,12 @@ class DeviceFacts:
             BadFile: as `from_inventory`.
         """
         inventory, labels = body.get("inventory"), body.get("labels")
-        if isinstance(inventory, dict) and isinstance(labels, dict):
+        if labels and isinstance(inventory, dict) and isinstance(labels, dict):
             own = inventory.get("labels")
             inventory = {**inventory, "labels": {**(own if isinstance(own, dict) else {}), **labels}}
         made = cls.from_inventory(device, inventory)
         read = _Reader(body, f"device {device!r}")
-        groups, gateway = read.words("groups"), read.word("gateway")
+        groups, gateway = read.words("groups", MAX_OURS), read.word("gateway")
         return replace(made, groups=groups or frozenset(), gateway=gateway) if groups or gateway else made
 
     @classmethod
@@ -134,10 +135,10 @@ class DeviceFacts:
             board=read.word("board"),
             target=read.word("target"),
             features=read.words("features") or frozenset(),
-            sensors=frozenset(map(sensor_name, read.words("sensors") or ())),
+            sensors=_sensors(read.words("sensors") or frozenset()),
             boards=read.words("boards") or frozenset(),
             runtimes=runtimes,
-            labels=read.words_by_name("labels"),
+            labels=read.words_by_name("labels", MAX_OURS),
             models=read.models(),
             dtypes=dtypes,
             operators=read.words("operators") or None,  # none at all: it does not say
@@ -316,7 +317,7 @@ class _Reader:
         value = self._value.get(name)
         if value is None or value == "":
             return None
-        return value if _is_word(value) else self._refused(value, name)
+        return value if type(value) is str and _is_word(value) else self._refused(value, name)
 
     def number(self, name: str) -> int | None:
         value = self._value.get(name)
@@ -324,27 +325,32 @@ class _Reader:
             return value
         return integer(value, f"{self._where}.{name}", 0, MAX_KB)
 
-    def words(self, name: str) -> frozenset[str] | None:
+    def words(self, name: str, most: int = MAX_MODELS) -> frozenset[str] | None:
         value = self._value.get(name)
         if value is None:
             return None
         if not isinstance(value, list):
             raise BadFile(f"{self._where}.{name}: expected a list, found {kind_of(value)}")
-        if len(value) > MAX_MODELS:
-            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {MAX_MODELS} are read")
-        return frozenset(each if _is_word(each) else self._refused(each, name) for each in value)
+        if len(value) > most:
+            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {most} are read")
+        try:
+            return _plain_words(tuple(value))
+        except (TypeError, ValueError):
+            return frozenset(self._refused(each, name) for each in value)
 
-    def words_by_name(self, name: str) -> dict[str, str]:
+    def words_by_name(self, name: str, most: int = MAX_ITEMS) -> dict[str, str]:
         value = self._value.get(name)
         if value is None:
             return {}
         if not isinstance(value, dict):
             raise BadFile(f"{self._where}.{name}: expected an object, found {kind_of(value)}")
-        if len(value) > MAX_ITEMS:
-            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {MAX_ITEMS} are read")
-        for pair in value.items():
-            for each in pair:
-                if not _is_word(each):
+        if len(value) > most:
+            raise BadFile(f"{self._where}.{name}: {len(value)} entries; at most {most} are read")
+        try:
+            _plain_words((*value, *value.values()))
+        except (TypeError, ValueError):
+            for pair in value.items():
+                for each in pair:
                     self._refused(each, name)
         return value
 
@@ -366,7 +372,7 @@ class _Reader:
                 raise BadFile(f"{where}: active: expected true or false, found {kind_of(active)}")
             name, version = each.get("name"), each.get("version")
             for word in (name, version):
-                if not _is_word(word):
+                if type(word) is not str or not _is_word(word):
                     self._refused(word, "models")
             # What no manifest can be called is no model of the fleet's: "a:b" could be taken for version b of a.
             if _NAME.fullmatch(str(name)) and _NAME.fullmatch(str(version)):
@@ -378,13 +384,25 @@ class _Reader:
         return text(value, f"{self._where}.{name}", MAX_TEXT, _WORD)
 
 
-def _is_word(value: Any) -> bool:
-    """Whether a value is plain text without need of a closer look: printable ASCII, no space at its ends."""
-    return (
-        isinstance(value, str)
-        and 0 < len(value) <= MAX_TEXT
-        and value.isascii()
-        and value.isprintable()
-        and value[0] != " "
-        and value[-1] != " "
-    )
+# Devices say the same few words: what was looked at once is known. Only texts are, and a text equals nothing else.
+@lru_cache(8_192)
+def _is_word(value: str) -> bool:
+    """Whether a text is plain, without need of a closer look: printable ASCII."""
+    return 0 < len(value) <= MAX_TEXT and value.isascii() and value.isprintable()
+
+
+@lru_cache(8_192)
+def _plain_words(values: tuple[Any, ...]) -> frozenset[str]:
+    """The texts as a set.
+
+    Raises:
+        TypeError, ValueError: not all are plain.
+    """
+    if not all(type(value) is str and _is_word(value) for value in values):
+        raise ValueError
+    return frozenset(values)
+
+
+@lru_cache(1_024)
+def _sensors(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(sensor_name, names))

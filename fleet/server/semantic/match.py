@@ -60,8 +60,32 @@ def match(model: ModelFacts, device: DeviceFacts) -> Match:
 
 
 def match_devices(model: ModelFacts, devices: Iterable[DeviceFacts]) -> list[Match]:
-    """`match` of one model with many devices."""
-    return [match(model, device) for device in devices]
+    """`match` of one model with many devices; those that are alike in all that it looks at are compared once."""
+    known: dict[object, Match] = {}
+    made = []
+    for device in devices:
+        alike = _capability(device)
+        found = known.get(alike)
+        if found is None:
+            found = known[alike] = match(model, device)
+        made.append(Match(device.id, found.model, found.variant, found.unmet))
+    return made
+
+
+def _capability(device: DeviceFacts) -> object:
+    """All that `match` looks at."""
+    return (
+        device.kind,
+        device.arch,
+        device.target,
+        device.board,
+        device.ram,
+        device.flash,
+        device.sensors,
+        device.dtypes,
+        device.operators,
+        tuple(device.runtimes.items()),
+    )
 
 
 def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tuple[Unmet, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from edge.fleet.server.database import Database
 from edge.fleet.server.semantic.endpoint import RemoteStore
 from edge.fleet.server.semantic.exchange import import_graph, read_import
+from edge.fleet.server.semantic.expansion import statements
 from edge.fleet.server.semantic.filter_sparql import find_devices
 from edge.fleet.server.semantic.filters import parse
 from edge.fleet.server.semantic.projection import Projection
@@ -64,13 +65,13 @@ class Semantics:
         Raises:
             BadFile, BadInput: it cannot be read, or speaks of the fleet's own things.
         """
-        triples = read_import(path, name)
+        read = statements(read_import(path, name))
         self._imports.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Kept as a file, too: a store that is made anew has its imports from there.
         with whole_file(self._imports / f"{name}.nt") as file:
-            file.write("".join(f"{triple} .\n" for triple in triples).encode())
-        self.store.replace(import_graph(name), triples)
-        return len(triples)
+            file.write("".join(f"{statement}\n" for statement in read).encode())
+        self.store.replace(import_graph(name), read)
+        return len(read)
 
     def remove_import(self, name: str) -> bool:
         """Removes an import; False if there is none of that name."""
@@ -84,7 +85,7 @@ class Semantics:
         held = set(self.store.names()) if self._imports.is_dir() else set()
         for path in sorted(self._imports.glob("*.nt")):
             if import_graph(path.stem) not in held:
-                self.store.replace(import_graph(path.stem), read_import(path, path.stem))
+                self.store.replace(import_graph(path.stem), statements(read_import(path, path.stem)))
 
 
 def _store(state: State, sparql: str) -> Graphs:

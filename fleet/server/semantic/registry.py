@@ -30,11 +30,17 @@ class Registry(Protocol):
     def devices(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
         """Every device that is enrolled: its id, and the body that its last `device.changed` had."""
 
+    def capabilities(self) -> Iterable[tuple[str, str]]:
+        """Every device that is not revoked: its id, and as JSON its inventory without labels, models and boards."""
+
     def models(self) -> Iterable[tuple[str, Mapping[str, Any]]]:
         """Every published model: "name:version", and the body that its `model.published` had."""
 
     def events(self, after: int) -> Iterable[Event]:
         """The events whose number is above `after`, in order."""
+
+    def first_event(self) -> int:
+        """The number of the oldest event that is kept; 0: there is none."""
 
     def last_event(self) -> int:
         """The number of the newest event; 0: there is none."""

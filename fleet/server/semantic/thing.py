@@ -11,11 +11,12 @@ It has no blank nodes: every part is named after its device, so that two descrip
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from edge.fleet.server.semantic.contexts import CONTEXT
 from edge.fleet.server.semantic.facts import DeviceFacts
-from edge.fleet.server.semantic.names import device_iri, model_iri, segment
+from edge.fleet.server.semantic.names import EF, PREFIXES, device_iri, model_iri, segment
 
 # Kinds of sensor that seloc-ml's extension of SOSA has classes for; any other is a plain sosa:Sensor.
 SENSOR_CLASSES = {
@@ -27,6 +28,7 @@ SENSOR_CLASSES = {
     "thermometer": "sosa_extend:Thermometer",
 }
 
+_TITLE = PREFIXES["dct"] + "title"
 DEFAULT_BROKER = "mqtts://localhost:8883"
 
 
@@ -69,6 +71,29 @@ def thing_description(device: DeviceFacts, broker: str = DEFAULT_BROKER) -> dict
         made["ssn:implements"] = sorted(set(running))
     made.update(_shortcuts(device))
     return made
+
+
+def facts_of_parts(own: Iterable[tuple[str, Any]]) -> DeviceFacts:
+    """The facts on which the parts of a description depend (forms, controller, memory, sensors), and no others.
+
+    Args:
+        own: the device's own properties, as triples of its description have them: IRIs, and terms with a `value`.
+    """
+    found: dict[str, list[str]] = {}
+    for name, term in own:
+        found.setdefault(name, []).append(term.value)
+
+    def one(name: str) -> str | None:
+        return found[name][0] if name in found else None
+
+    ram, flash = one(EF + "ramBytes"), one(EF + "flashBytes")
+    return DeviceFacts(
+        id=found[_TITLE][0],
+        kind=one(EF + "kind"),
+        ram=None if ram is None else int(ram),
+        flash=None if flash is None else int(flash),
+        sensors=frozenset(found.get(EF + "hasSensorType", ())),
+    )
 
 
 def _property(iri: str, name: str, href: str) -> dict[str, Any]:

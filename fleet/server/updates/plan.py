@@ -11,6 +11,7 @@ from typing import Any
 from edge.fleet.gates import parse_gate
 from edge.fleet.identity import DEVICE_ID
 from edge.fleet.inventory import Inventory
+from edge.fleet.server.semantic.match import version_key
 from edge.fleet.variant import Variant
 from edge.runtime.errors import BadInput
 from edge.runtime.fields import shown
@@ -19,6 +20,9 @@ DAY = 86400.0
 MAX_STEPS = 32
 
 _STEP = re.compile(r"(?:([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,3})?)%)")
+
+# As a board behind a gateway says which programs its core runs.
+_BOARD_ABI = re.compile(r"abi ([0-9]{1,9})")
 
 _MIRROR = re.compile(r"https://[A-Za-z0-9.:\[\]-]{1,255}(/[A-Za-z0-9._~/-]{0,200})?")
 
@@ -137,19 +141,45 @@ def unmet(variant: Variant, inventory: Inventory) -> list[str]:
     """What of a variant's needs a device does not meet, each as a line; none if it fits."""
     needs = []
     is_board = inventory.kind == "microcontroller"
-    if is_board != (variant.kind != "bundle"):
+    if is_board and variant.kind == "program":
+        needs.append("is a bare program, and boards take slot images (edge firmware sign)")
+    elif is_board != (variant.kind != "bundle"):
         needs.append("is a bundle, for Linux" if is_board else "is for a board's firmware")
     if variant.board is not None and variant.board != inventory.board:
         needs.append(f"is for the board {variant.board}, not {inventory.board or 'an unknown one'}")
     if variant.target != "generic" and variant.target != inventory.target:
         needs.append(f"is for {variant.target}, not {inventory.target or 'an unknown target'}")
-    if not is_board and variant.engines and not set(variant.engines) & set(inventory.runtimes):
-        needs.append(f"needs {' or '.join(variant.engines)}; installed: {', '.join(inventory.runtimes) or 'none'}")
+    if not is_board and variant.engines and not _runnable(variant, inventory):
+        wanted = " or ".join(
+            f"{engine} {variant.runtimes[engine]} or later" if engine in variant.runtimes else engine
+            for engine in variant.engines
+        )
+        installed = ", ".join(
+            f"{name} {version}" if name in variant.runtimes else name for name, version in inventory.runtimes.items()
+        )
+        needs.append(f"needs {wanted}; installed: {installed or 'none'}")
+    abi = _BOARD_ABI.fullmatch(inventory.runtimes.get("core", "")) if is_board else None
+    if abi is not None and variant.abi is not None and variant.abi != int(abi[1]):
+        needs.append(f"is a program of ABI {variant.abi}; its firmware runs ABI {abi[1]}")
+    missing = sorted(set(variant.operators) - set(inventory.operators)) if is_board and inventory.operators else []
+    if missing:
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+        needs.append(f"calls {', '.join(missing[:8])}{more}, which its firmware lacks")
     if inventory.ram_kb and variant.ram_bytes > inventory.ram_kb * 1024:
         needs.append(f"needs {variant.ram_bytes:,} bytes of RAM of {inventory.ram_kb * 1024:,}")
     if inventory.flash_kb and variant.blob.length > inventory.flash_kb * 1024:
         needs.append(f"takes {variant.blob.length:,} bytes of storage of {inventory.flash_kb * 1024:,}")
     return needs
+
+
+def _runnable(variant: Variant, inventory: Inventory) -> set[str]:
+    """Engines of the device that run a variant: installed, and new enough."""
+    return {
+        engine
+        for engine in set(variant.engines) & set(inventory.runtimes)
+        if version_key(inventory.runtimes[engine]) >= version_key(variant.runtimes.get(engine, "0"))
+        or engine not in variant.runtimes
+    }
 
 
 def choose(variants: Iterable[Variant], inventory: Inventory) -> tuple[Variant | None, str]:
@@ -175,7 +205,7 @@ def _preference(variant: Variant, inventory: Inventory) -> tuple[bool, bool, boo
     return (
         variant.board is None,
         variant.target == "generic",
-        "core" not in set(variant.engines) & set(inventory.runtimes),
+        "core" not in _runnable(variant, inventory),
         variant.blob.length,
         variant.name,
     )

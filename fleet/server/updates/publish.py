@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.fleet.gates import parse_gate
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.store import BlobStore
-from edge.fleet.variant import KINDS, Blob, Tensor, Variant, check_model_version, check_variant_name
+from edge.fleet.slot_header import SlotHeader
+from edge.fleet.variant import ENGINE_VERSION, KINDS, Blob, Tensor, Variant, check_model_version, check_variant_name
 from edge.runtime.bundle import Bundle, write_bundle
 from edge.runtime.errors import BadFile, BadInput
-from edge.runtime.manifest import FORMAT_ENGINES, Manifest
+from edge.runtime.layouts import LAYOUTS
+from edge.runtime.manifest import ENGINES, FORMAT_ENGINES, Manifest
+from edge.runtime.target import TARGETS
+
+if TYPE_CHECKING:
+    from edge.runtime._core import Program
 
 _KIND_OF_SUFFIX = {".edge": "bundle", ".pte": "program", ".bin": "image"}
 
@@ -68,6 +75,18 @@ def parse_variant(text: str) -> VariantRequest:
     )
 
 
+def parse_need(text: str) -> tuple[str, str]:
+    """Reads `core>=0.2.0`: an engine and the least version of it.
+
+    Raises:
+        BadInput: the text has another form.
+    """
+    engine, _, version = text.partition(">=")
+    if engine.strip() not in ENGINES or not ENGINE_VERSION.fullmatch(version.strip()):
+        raise BadInput(f"needs {text[:60]!r}: expected {' or '.join(ENGINES)}, >= and a version, as core>=0.2.0")
+    return engine.strip(), version.strip()
+
+
 def publish(
     repository: ModelRepository,
     store: BlobStore,
@@ -78,6 +97,7 @@ def publish(
     target: str = "generic",
     gate: str = "",
     abi: int | None = None,
+    needs: Mapping[str, str] | None = None,
 ) -> list[Variant]:
     """Checks, stores and signs the variants of one model version.
 
@@ -86,7 +106,8 @@ def publish(
         variants: by default the whole bundle alone.
         target: machine that the bundle and what is cut from it are for.
         gate: what must hold before a device activates it; see `edge.fleet.gates`.
-        abi: version of the firmware's model slot that programs and images need.
+        abi: version of the programs that a board's core must run; an image says it itself.
+        needs: the least version of engines that run it: {"core": "0.2.0"}.
 
     Returns:
         The variants as they were published.
@@ -129,6 +150,11 @@ def publish(
                 made.append(_cut(base, opened, manifest, store))
             else:
                 made.append(_given(base, request.file, opened, manifest, store, abi))
+    least = needs or {}
+    made = [
+        dataclasses.replace(variant, runtimes={name: least[name] for name in variant.engines if name in least})
+        for variant in made
+    ]
     repository.publish(made)
     return made
 
@@ -182,22 +208,20 @@ def _given(base: Variant, file: Path, bundle: Bundle, manifest: Manifest, store:
     reference = None
     if manifest.reference is not None:
         reference = store.add_bytes(bundle.read(manifest.reference))
-    arena = macs = None
-    if kind == "program":
-        from edge.runtime._core import CoreError, Program
-
-        try:
-            program = Program(file.read_bytes())
-        except CoreError as error:
-            raise BadFile(f"{file}: the core refuses it: {' '.join(map(str, error.args[1:]))}") from None
-        except OSError as error:
-            raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
-        arena, macs = program.arena_bytes, program.macs
-    else:
-        # The image holds the bundle's program; what it plans is what the program plans.
-        for entry in manifest.files.values():
-            if "core" in entry.engines:
-                arena, macs = entry.arena_bytes, entry.macs
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
+    if kind == "image":
+        header = SlotHeader.read(data, str(file))
+        base = _of_class(base, header, file)
+        abi = header.abi if abi is None else abi
+        if abi != header.abi:
+            raise BadInput(f"{file}: is for programs of ABI {header.abi}, not {abi}")
+        data = header.program(data)
+    program = _program(data, file)
+    operators = tuple(dict.fromkeys(operator for operator, _, _ in program.instructions))
+    _check_layout(base, program, file)
     metrics = manifest.metrics
     accuracy = metrics.engines["core"].value if metrics is not None and "core" in metrics.engines else None
     return dataclasses.replace(
@@ -206,12 +230,46 @@ def _given(base: Variant, file: Path, bundle: Bundle, manifest: Manifest, store:
         blob=store.add(file),
         engines=("core",),
         abi=abi,
-        arena_bytes=arena,
-        ram_bytes=arena or 0,
-        macs=macs,
+        arena_bytes=program.arena_bytes,
+        ram_bytes=program.arena_bytes,
+        macs=program.macs,
         accuracy=_share(accuracy, manifest),
         reference=reference,
+        operators=operators,
     )
+
+
+def _program(data: bytes, file: Path) -> Program:
+    from edge.runtime._core import CoreError, Program
+
+    try:
+        return Program(data)
+    except CoreError as error:
+        raise BadFile(f"{file}: the core refuses it: {' '.join(map(str, error.args[1:]))}") from None
+
+
+def _of_class(base: Variant, header: SlotHeader, file: Path) -> Variant:
+    """The variant for the machine that the image is for, which must be the one that the operator names."""
+    target, board = header.target or base.target, header.board or base.board
+    if base.target not in (target, "generic"):
+        raise BadInput(f"{file}: its target is {target}, not {base.target}")
+    if base.board not in (board, None):
+        raise BadInput(f"{file}: its board is {board}, not {base.board}")
+    return dataclasses.replace(base, target=target, board=board)
+
+
+def _check_layout(base: Variant, program: Program, file: Path) -> None:
+    """Checks that ternary weights lie as the target's kernels read them in place, or row-major, as all do."""
+    own = next((target.layout for target in TARGETS if target.name == base.target), None)
+    for operator, _, arguments in program.instructions:
+        if "::ternary_" not in operator:
+            continue
+        tensors = [argument for argument in arguments if isinstance(argument, tuple) and argument[0] == "tensor"]
+        number = len(tensors[1][2]) - 2 if len(tensors) > 1 else 0
+        layout = LAYOUTS[number] if 0 <= number < len(LAYOUTS) else "unknown"
+        if own is not None and layout not in (LAYOUTS[0], own):
+            where = f"{file}: its weights lie in {layout}, and {base.target} reads {own}"
+            raise BadInput(f"{where}: edge export --target {base.target}")
 
 
 def _with_facts(variant: Variant, manifest: Manifest) -> Variant:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 
 from edge.fleet.server.database import Database
-from edge.runtime.errors import BadFile
 
 _log = logging.getLogger("edge.fleet.updates")
 
@@ -18,18 +17,10 @@ def selector(database: Database) -> Callable[[str], list[str]]:
     """
 
     def select(where: str) -> list[str]:
-        from edge.fleet.server.semantic.facts import DeviceFacts
-        from edge.fleet.server.semantic.filters import matches, parse
+        from edge.fleet.server.semantic.candidates import devices
         from edge.fleet.server.semantic.sql import SqlRegistry
 
-        filter_ = parse(where)
-        found = []
-        for device, body in SqlRegistry(database).devices():
-            try:
-                if matches(filter_, DeviceFacts.from_body(device, body)):
-                    found.append(device)
-            except BadFile as error:  # an inventory that semantics cannot read matches no filter
-                _log.warning("%s", error)
-        return found
+        # An inventory that semantics cannot read matches no filter.
+        return [device.id for device in devices(SqlRegistry(database), where, _log.warning)]
 
     return select

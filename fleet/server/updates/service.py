@@ -63,6 +63,7 @@ class Updates:
         self._source = open_source(server.state)
         self.rollouts = Rollouts(server.database, selector(server.database))
         self._renew()
+        server.models_root = self._source.repository.trusted_root
         self.reports = Reports(server, self._source)
         server.every(_TICK_SECONDS, self.rollouts.tick)
         server.every(_RENEW_SECONDS, self._renew)

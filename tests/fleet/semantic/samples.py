@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,14 +70,21 @@ class ListRegistry:
     def devices(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [(subject, body) for (what, subject), body in self.things.items() if what == "device"]
 
+    def capabilities(self) -> list[tuple[str, str]]:
+        kept = [(name, body) for name, body in self.devices() if body.get("state") != "revoked"]
+        return [(name, json.dumps(body["inventory"])) for name, body in sorted(kept)]
+
     def models(self) -> list[tuple[str, Mapping[str, Any]]]:
         return [(subject, body) for (what, subject), body in self.things.items() if what == "model"]
 
     def events(self, after: int) -> Iterable[Event]:
         return [event for event in self.log if event.id > after]
 
+    def first_event(self) -> int:
+        return self.log[0].id if self.log else 0
+
     def last_event(self) -> int:
-        return len(self.log)
+        return self.log[-1].id if self.log else 0
 
 
 # Few words, so that filters hit; and some that try to break out of a literal, an IRI, or the filter's own quotes.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edge.fleet.server.semantic.expansion import triples_of
+from edge.fleet.server.semantic.expansion import statements_of
 from edge.fleet.server.semantic.facts import DeviceFacts
 from edge.fleet.server.semantic.filter_sparql import find_devices, to_sparql
 from edge.fleet.server.semantic.filters import KEYS, All, BadFilter, Comparison, Filter, Not, matches, parse
@@ -22,7 +22,7 @@ from tests.fleet.semantic.samples import BOARD, BODIES, FILTERS, INVENTORY
 
 def store_of(devices: list[DeviceFacts]) -> LocalStore:
     store = LocalStore()
-    store.fill([(device_iri(each.id), triples_of(thing_description(each))) for each in devices], 0)
+    store.fill([(device_iri(each.id), statements_of(thing_description(each))) for each in devices], 0)
     return store
 
 

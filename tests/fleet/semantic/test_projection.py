@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.fleet.server.semantic import projection as projection_module
-from edge.fleet.server.semantic.endpoint import RemoteStore
+from edge.fleet.server.semantic.endpoint import RemoteStore, _lines
 from edge.fleet.server.semantic.exchange import import_graph
+from edge.fleet.server.semantic.expansion import statements, triples
 from edge.fleet.server.semantic.filter_sparql import find_devices
 from edge.fleet.server.semantic.filters import parse
 from edge.fleet.server.semantic.names import CURSOR_GRAPH
-from edge.fleet.server.semantic.projection import Projection
+from edge.fleet.server.semantic.projection import Projection, form
 from edge.fleet.server.semantic.registry import Event
 from edge.fleet.server.semantic.store import Graphs, LocalStore, StoreInUse
 from edge.runtime.errors import BadInput, EdgeError
@@ -133,7 +135,7 @@ def test_imports_survive_a_rebuild_and_devices_do_not_mix_with_them() -> None:
     registry.put("device.changed", "pi", {"inventory": INVENTORY})
     projection = Projection(LocalStore())
     lamp = ox.NamedNode("urn:lamp")
-    projection.store.replace(import_graph("lamps"), [ox.Triple(lamp, lamp, ox.Literal("on"))])
+    projection.store.replace(import_graph("lamps"), [f'{lamp} {lamp} "on" .'])
     projection.rebuild(registry)
     assert import_graph("lamps") in projection.store.names()
     assert find_devices(projection.store, parse("not id=x")) == ["pi"]
@@ -213,7 +215,7 @@ def test_an_endpoint_elsewhere_holds_the_same(endpoint: str) -> None:
     local, remote = Projection(LocalStore()), Projection(RemoteStore(f"{endpoint}/sparql"))
     lamp = ox.NamedNode("urn:lamp")
     for each in (local, remote):
-        each.store.replace(import_graph("lamps"), [ox.Triple(lamp, lamp, ox.Literal("on"))])
+        each.store.replace(import_graph("lamps"), [f'{lamp} {lamp} "on" .'])
     for name, inventory in (("pi", INVENTORY), ("nano", BOARD), ("pi", {**INVENTORY, "ram_kb": 512})):
         registry.put("device.changed", name, {"inventory": inventory})
         for each in (local, remote):
@@ -249,7 +251,43 @@ def test_an_endpoint_that_does_not_serve_is_told_in_a_line(endpoint: str) -> Non
             RemoteStore(url)
 
 
-def test_no_endpoint_is_sent_what_could_end_a_literal(endpoint: str) -> None:
+@pytest.mark.parametrize("text", ["\\u0022 } #", "C:\\users", "\\\\u007d\\", "\\U00000022 \\t\\", 'é\n"\\u'])
+def test_what_an_endpoint_is_sent_cannot_end_a_literal(endpoint: str, text: str) -> None:
+    """Neither where escapes are read within texts (as here), nor where \\uXXXX is put in place before all else."""
     node = ox.NamedNode("urn:x")
-    with pytest.raises(EdgeError, match="a backslash before u"):
-        RemoteStore(f"{endpoint}/sparql").replace("urn:g", [ox.Triple(node, node, ox.Literal("\\u0022 } #"))])
+    sent = statements([ox.Triple(node, node, ox.Literal(text))])
+    store = RemoteStore(f"{endpoint}/sparql")
+    store.replace("urn:g", sent)
+    found = store.query("SELECT ?o { <urn:x> <urn:x> ?o }")
+    assert isinstance(found, ox.QuerySolutions)
+    assert [row[0].value for row in found] == [text]
+    (line,) = _lines(sent)
+    early = re.sub(r"\\u([0-9A-Fa-f]{4})|\\U([0-9A-Fa-f]{8})", lambda match: chr(int(match[1] or match[2], 16)), line)
+    assert [each.object.value for each in triples(early.encode())] == [text]
+
+
+def test_a_store_of_another_form_is_made_anew(tmp_path: Path) -> None:
+    registry = ListRegistry()
+    registry.put("device.changed", "pi", {"inventory": INVENTORY})
+    registry.put("device.changed", "nano", {"inventory": BOARD})
+    for broker in ("mqtts://one:8883", "mqtts://two:8883"):
+        projection = Projection(LocalStore(tmp_path / "store"), broker)
+        projection.follow(registry)
+        rebuilt = Projection(LocalStore(), broker)
+        rebuilt.rebuild(registry)
+        assert contents(projection.store) == contents(rebuilt.store)
+        del projection
+    assert form("mqtts://one:8883") != form("mqtts://two:8883")
+
+
+def test_a_store_that_missed_events_which_are_gone_is_made_anew(tmp_path: Path) -> None:
+    registry = ListRegistry()
+    registry.put("device.changed", "pi", {"inventory": INVENTORY})
+    projection = Projection(LocalStore(tmp_path / "store"))
+    projection.follow(registry)
+    registry.put("device.changed", "nano", {"inventory": BOARD})
+    registry.put("device.changed", "pi", {"inventory": {**INVENTORY, "labels": {"building": "8"}}})
+    del registry.log[:2]
+    projection.follow(registry)
+    assert find_devices(projection.store, parse("building=7")) == ["nano"]
+    assert find_devices(projection.store, parse("building=8")) == ["pi"]

@@ -17,6 +17,7 @@ import rdflib
 from rdflib import RDF, URIRef
 
 from edge.fleet.server.semantic.exchange import import_graph, read_import
+from edge.fleet.server.semantic.expansion import statements
 from edge.fleet.server.semantic.names import PREFIXES
 from edge.fleet.server.semantic.projection import Projection
 from edge.fleet.server.semantic.query import json_term, run_query, shown_term
@@ -48,7 +49,7 @@ def store(files: list[Path]) -> LocalStore:
     made = LocalStore()
     Projection(made)
     for path in files:
-        made.replace(import_graph(path.stem), read_import(path, path.stem))
+        made.replace(import_graph(path.stem), statements(read_import(path, path.stem)))
     return made
 
 
