@@ -16,6 +16,11 @@ MOST = 16
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252}[A-Za-z0-9])?|[0-9a-fA-F:]{2,39}(?:%[A-Za-z0-9]{1,15})?")
 
 
+def is_host(text: str) -> bool:
+    """Whether `text` could be the name or the address of a machine."""
+    return _HOST.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class Address:
     """A host and a TCP port."""

@@ -21,5 +21,9 @@ class MissingDependency(EdgeError):
     """A package that this feature needs is not installed; the message names the extra to install."""
 
 
+class StillWaiting(EdgeError):
+    """The time that was given for waiting is over, and what was waited for has not come; nothing is lost."""
+
+
 class Interrupted(EdgeError):
     """The user stopped long work with Ctrl-C; the message says how to go on. The CLI exits with 130."""

@@ -3,6 +3,7 @@
 import getpass
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,15 +40,41 @@ def open_database(state: Path) -> Iterator["Database"]:
     """The registry of the fleet in the folder `state`, whether `edge fleet up` runs or not.
 
     Raises:
-        FleetError: there is no fleet yet.
+        FleetError: there is no fleet yet; or the registry fails within the block: its disk is full, its server away.
     """
+    from sqlalchemy.exc import DBAPIError
+
+    from edge.fleet.errors import FleetError, cause
     from edge.fleet.server.state import State
+    from edge.sdk.failure import is_outage
 
     database = State.existing(state).database()
     try:
         yield database
+    except DBAPIError as error:
+        if not is_outage(error):
+            raise
+        raise FleetError(f"{database.shown}: registry: {cause(error)}") from error
     finally:
         database.close()
+
+
+def confirm(question: str) -> None:
+    """Asks before what cannot be undone.
+
+    Raises:
+        click.Abort: the answer is no.
+        click.UsageError: nobody is there to answer.
+    """
+    try:
+        yes = click.confirm(question, err=True)
+    except click.Abort:
+        if sys.stdin.isatty():
+            raise
+        click.echo(err=True)
+        raise click.UsageError("standard input is not a terminal: give --yes") from None
+    if not yes:
+        raise click.Abort
 
 
 def operator() -> str:

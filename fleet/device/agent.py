@@ -30,6 +30,7 @@ from edge.fleet import topics
 from edge.fleet.device.home import Home, Place
 from edge.fleet.device.jobs import AnyJobHandler, JobHandler, Jobs, Report
 from edge.fleet.device.outbox import Outbox
+from edge.fleet.device.refusal import REVOKED, refusal
 from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.identity import client_id
@@ -68,6 +69,9 @@ MOST_JOBS = 1000
 _ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
 _GOOD_SESSION_SECONDS = 10.0
+# So many sessions in so long that were taken over, or ended right after they began well: a copy of this device runs.
+_THROWN_OUT, _THROWN_OUT_SECONDS = 3, 600.0
+_TAKEN_OVER = 0x8E
 
 DownHandler = Callable[[tuple[str, ...], bytes], None]
 """Sees a message that came down: what follows the kind in its topic, and its bytes (not yet validated)."""
@@ -114,6 +118,10 @@ class Agent:
         self._lost = threading.Event()
         self._client: mqtt.Client | None = None
         self._broker = place.brokers[0]
+        self._thrown_out: list[float] = []
+        self._taken_over = False
+        self._renewed = False
+        self._refusal = ""
         self._sent: dict[tuple[str, int], float] = {}
         self._acks: queue.SimpleQueue[tuple[str, int, str]] = queue.SimpleQueue()
         self._jobs: queue.SimpleQueue[tuple[str, Job] | None] = queue.SimpleQueue()
@@ -192,6 +200,7 @@ class Agent:
             while not self._stop.is_set():
                 began = time.monotonic()
                 try:
+                    self._adopt()
                     self._session()
                 except (OSError, EdgeError) as error:
                     _log.warning("%s: %s", self.place.id, error)
@@ -213,6 +222,14 @@ class Agent:
         self._stop.set()
         self._wake.set()
 
+    def _adopt(self) -> None:
+        """Takes a new certificate that `edge device enroll --again` has brought for what this device is already."""
+        joining = self.home.joining_place()
+        if joining is not None and joining.id == self.place.id and self.home.joins_same_fleet():
+            self.home.adopt()
+            self.place = joining
+            _log.info("%s: goes on with the certificate of its new enrollment", self.place.id)
+
     def _session(self) -> None:
         """One connection, from its beginning to its end."""
         place = self.place
@@ -230,15 +247,18 @@ class Agent:
         client.will_set(topics.up(place.id, "status"), self._online(False), QOS)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
-        client.on_disconnect = lambda *_: self._now(self._lost)
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.connect(broker.host, broker.port, KEEPALIVE_SECONDS)
-        self._client = client
+        self._client, self._taken_over = client, False
         client.loop_start()
+        began = time.monotonic()
         try:
             self._serve(client)
         finally:
-            if self.connected.is_set() and not self._lost.is_set():
+            if was_connected := self.connected.is_set():
+                self._count_ends(began)
+            if was_connected and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
                     client.publish(topics.up(place.id, "status"), self._online(False), QOS).wait_for_publish(2)
             self.connected.clear()
@@ -246,6 +266,25 @@ class Agent:
             client.disconnect()
             client.loop_stop()
             self._sent.clear()
+            if was_connected:
+                self.home.note_connection(False, str(self._broker))
+
+    def _count_ends(self, began: float) -> None:
+        """Warns when session after session is taken away: a copy of this device's folder runs elsewhere."""
+        now = time.monotonic()
+        brief = self._lost.is_set() and not self._renewed and now - began < _GOOD_SESSION_SECONDS
+        self._renewed = False
+        if not self._taken_over and not brief:
+            return
+        self._thrown_out = [*(at for at in self._thrown_out if now - at < _THROWN_OUT_SECONDS), now]
+        if len(self._thrown_out) >= _THROWN_OUT:
+            self._thrown_out.clear()
+            _log.warning(
+                "%s: was thrown out %d times after connecting well: another machine uses this identity, or the broker "
+                "is restarted; a copied device needs an enrollment of its own (edge device enroll --again)",
+                self.place.id,
+                _THROWN_OUT,
+            )
 
     def _serve(self, client: mqtt.Client) -> None:
         deadline = time.monotonic() + _ANSWER_SECONDS
@@ -275,8 +314,22 @@ class Agent:
             self._wake.clear()
             self._take_acknowledgements()
         if self._lost.is_set() and not self.connected.is_set():
-            why = "its certificate has expired: enroll with --again" if self.home.expired() else "is it revoked?"
+            why = self._why_refused()
             raise FleetError(f"the broker at {self._broker} ends the connection ({why})")
+
+    def _why_refused(self) -> str:
+        if self.home.expired():
+            return "its certificate has expired: enroll with --again"
+        if not self._refusal:
+            self._refusal = refusal(self._broker.host, self._broker.port, self.home.trust())
+            self.home.note_connection(False, str(self._broker), self._refusal)
+        if self._refusal == REVOKED:
+            return "this device is revoked: it comes back with a new claim token: edge device enroll --again"
+        return self._refusal or "is it revoked?"
+
+    def _on_disconnect(self, _client: Any, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self._taken_over = getattr(code, "value", 0) == _TAKEN_OVER
+        self._now(self._lost)
 
     def _on_connect(self, client: mqtt.Client, _user: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
@@ -294,7 +347,9 @@ class Agent:
             _log.warning("%s: the broker at %s lets this device hear nothing", self.place.id, self._broker)
             self._now(self._lost)
         else:
+            self._refusal = ""
             self._now(self.connected)
+            self.home.note_connection(True, str(self._broker))
 
     def _now(self, event: threading.Event) -> None:
         event.set()
@@ -417,5 +472,6 @@ class Agent:
         elif answer.state == "issued" and answer.device == self.place.id and answer.key == self.home.waits_for():
             self.place = self.home.accept(answer, self.place.host)
             _log.info("%s: has its next certificate", self.place.id)
+            self._renewed = True
             self._lost.set()  # the next connection shows it
             self._wake.set()

@@ -109,7 +109,7 @@ def _version(package: str) -> str:
 
 def _word(text: str) -> str:
     """`text` as an inventory takes it."""
-    return _NOT_A_WORD.sub(" ", text).strip(" .,:;/_+()@-")[:100]
+    return _NOT_A_WORD.sub(" ", text).lstrip(" .,:;/_+()@-").rstrip(" .,:;/_+(@-")[:100]
 
 
 def _read(path: str) -> str:

@@ -25,6 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from edge.fleet import topics
 from edge.fleet.addresses import Address
 from edge.fleet.device.home import Home, Place
+from edge.fleet.device.refusal import NEEDS_CERTIFICATE, refusal
 from edge.fleet.errors import FleetError, Refused
 from edge.fleet.identity import ClaimToken, claim_proof, key_fingerprint, pin_of
 from edge.fleet.inventory import Inventory
@@ -74,14 +75,14 @@ def enroll(
     csr, der, key = home.next_request()
     request = CertificateRequest(csr, device, claim_proof(token.key, der), inventory)
     deadline = None if wait is None else time.monotonic() + wait
-    told, delay, first, attempts = "", 1.0, True, 0
+    told, delay, first, attempts, unanswered = "", 1.0, True, 0, 0
     protocol = mqtt.MQTTv5
     listeners, turn = (Address(host, port), *others), 0
     while not stop.is_set():
         at = listeners[turn % len(listeners)]
         try:
             with _Claim(at.host, at.port, token, protocol, pinned or pinned_context) as claim:
-                delay, first, attempts = 1.0, False, 0
+                delay, first, attempts, unanswered = 1.0, False, 0, 0
                 while not stop.is_set():
                     claim.ask(request)
                     answer = claim.answer(_until(deadline, _ASK_AGAIN_SECONDS), stop)
@@ -106,10 +107,15 @@ def enroll(
             turn += 1
             if first and turn < len(listeners):
                 continue
-            if first:
+            if first and not isinstance(error, _Unanswered):
                 raise FleetError(f"{at}: {error}") from error
             if deadline is not None and time.monotonic() >= deadline:
+                if first:
+                    raise FleetError(f"{at}: {error}") from error
                 return None
+            unanswered += 1
+            if unanswered == _ATTEMPTS - 1:
+                note(f"{at}: {error}; goes on trying")
             stop.wait(delay * random.uniform(0.5, 1))  # noqa: S311 (spreads load, guards nothing)
             delay = min(60.0, delay * 2)
     return None
@@ -150,6 +156,14 @@ class _NotLetIn(Refused):
         self.protocol = protocol
 
 
+class _Unanswered(ConnectionError):
+    """The broker ends connections before it answers: it may just be starting."""
+
+
+class _WrongListener(ConnectionError):
+    """The broker's listener is for devices that have a certificate."""
+
+
 class _Claim:
     """A connection to the bootstrap listener."""
 
@@ -167,11 +181,12 @@ class _Claim:
         self._refused = ""
         self._sender = Sender()
         self._protocol = protocol
-        context = pinned(host, port, token.pin)
+        self._at, self._context = Address(host, port), pinned(host, port, token.pin)
+        self._let_in = False
         self._client = client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=token.id, protocol=protocol, reconnect_on_failure=False
         )
-        client.tls_set_context(context)
+        client.tls_set_context(self._context)
         client.username_pw_set(token.id, token.secret)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
@@ -191,6 +206,14 @@ class _Claim:
         if not ready:
             self.__exit__()
             raise _NotLetIn("the broker does not answer", other_protocol(self._protocol, None))
+        if not self._let_in:
+            self.__exit__()
+            if refusal(self._at.host, self._at.port, self._context) == NEEDS_CERTIFICATE:
+                raise _WrongListener(
+                    f"the broker at {self._at} asks for a certificate: "
+                    "devices enroll at its other port, 8884 by default"
+                )
+            raise _Unanswered("the broker ends the connection before it answers")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -222,6 +245,7 @@ class _Claim:
             )
             self._ready.set()
         else:
+            self._let_in = True
             client.subscribe(topics.boot_down(self._token.id), 0)
 
     def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:

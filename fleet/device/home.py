@@ -10,16 +10,22 @@ models/        see `edge.fleet.device.models`
 inputs/        what models saw, kept to try new ones on: see `edge.fleet.device.inputs`
 outbox.sqlite  messages that were not acknowledged
 shadow.json    what the operator wants the device to be: see `edge.fleet.device.shadow`
+joining/       the same for a fleet that it is about to join anew; what is above counts until that is complete
+agent.lock     held by the agent while it runs
+connection.json  when the agent last had its broker, or why not
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import ssl
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -32,6 +38,7 @@ from edge.fleet.addresses import Address, read_address
 from edge.fleet.device.trusted_metadata import TrustedModels
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import DEVICE_ID, key_fingerprint, renewal_statement
+from edge.fleet.lock import hold, holder
 from edge.fleet.messages import CertificateAnswer
 from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, text
@@ -75,7 +82,7 @@ class Home:
         FleetError: it cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, make: bool = True) -> None:
         self.folder = folder
         self.identity = folder / "identity.pem"
         self.root = folder / "root.pem"
@@ -83,6 +90,9 @@ class Home:
         self._next_key = folder / "next.key"
         self._place = folder / "device.json"
         self._labels = folder / "labels.json"
+        self._connection = folder / "connection.json"
+        if not make:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -94,9 +104,12 @@ class Home:
         Raises:
             FleetError: the file is damaged.
         """
+        return self._read_place(self._place)
+
+    def _read_place(self, path: Path) -> Place | None:
         try:
-            fields = Fields(json.loads(self._place.read_text()), str(self._place))
-            inner = Fields({"others": fields.raw("others", [])}, str(self._place))  # older homes have none
+            fields = Fields(json.loads(path.read_text()), str(path))
+            inner = Fields({"others": fields.raw("others", [])}, str(path))  # older homes have none
             return Place(
                 fields.text("id", 64, DEVICE_ID),
                 fields.text("host", 255),
@@ -106,7 +119,7 @@ class Home:
         except FileNotFoundError:
             return None
         except (ValueError, BadFile) as error:
-            raise FleetError(f"{self._place}: damaged ({error}): enroll the device again") from error
+            raise FleetError(f"{path}: damaged ({error}): enroll the device again (--again)") from error
 
     def next_request(self) -> tuple[str, bytes, str]:
         """A certificate request (PEM, and DER) and its key's fingerprint; the key is made here and now, or was before.
@@ -146,13 +159,92 @@ class Home:
     def forget_request(self) -> None:
         self._next_key.unlink(missing_ok=True)
 
-    def reset(self) -> None:
-        """Forgets which fleet the device belonged to, its key, and what it had to say there."""
-        files = (self._place, self.identity, self.root, self._next_key, self.folder / "shadow.json")
-        for path in (*files, *self.folder.glob("outbox.sqlite*")):
-            path.unlink(missing_ok=True)
-        for path in (self.folder / "trust").glob("*.json"):  # what the other fleet signs its models with
-            path.unlink(missing_ok=True)
+    @property
+    def is_enrolled(self) -> bool:
+        """Whether the device has a place in a fleet, even one whose file is damaged."""
+        return self._place.exists()
+
+    def joining(self) -> Home:
+        """Where another enrollment goes on while this one holds; `adopt` puts it in place once it is complete."""
+        return Home(self.folder / "joining")
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether another enrollment is complete that `adopt` has not put in place yet."""
+        return (self.folder / "joining" / "device.json").exists()
+
+    def joining_place(self) -> Place | None:
+        """Who the device will be once `adopt` is called; None if nothing waits for that."""
+        return self._read_place(self.folder / "joining" / "device.json")
+
+    def joins_same_fleet(self) -> bool:
+        """Whether that is in the fleet to which the device belongs already."""
+        new = self.folder / "joining" / "root.pem"
+        # Moved already, if a crash interrupted `adopt`.
+        return not new.exists() or (self.root.exists() and self.root.read_bytes() == new.read_bytes())
+
+    def adopt(self) -> None:
+        """Puts the enrollment in `joining` in place of the present one, if it is complete.
+
+        What the present fleet has not acknowledged, its settings and what its models are trusted by are kept if it is
+        the same fleet, and dropped if it is another. The agent must not run, or be the caller. What a crash interrupts
+        here, the next call ends: device.json moves last.
+        """
+        new = self.folder / "joining"
+        if not self.has_joined:
+            return
+        root = new / "root.pem"
+        if root.exists():  # else a crash came after this
+            if not self.joins_same_fleet():
+                dropped = (*self.folder.glob("outbox.sqlite*"), *(self.folder / "trust").glob("*.json"))
+                for path in (*dropped, self.folder / "shadow.json"):
+                    path.unlink(missing_ok=True)
+            if (new / "trust" / "root.json").exists():
+                (self.folder / "trust").mkdir(exist_ok=True, mode=0o700)
+                (new / "trust" / "root.json").replace(self.folder / "trust" / "root.json")
+            self._next_key.unlink(missing_ok=True)
+            root.replace(self.root)
+        if (new / "identity.pem").exists():
+            (new / "identity.pem").replace(self.identity)
+        (new / "device.json").replace(self._place)
+        shutil.rmtree(new, ignore_errors=True)
+
+    def only_agent(self) -> contextlib.AbstractContextManager[None]:
+        """Held by the device's agent, of which there is one: two would throw each other out at the broker.
+
+        Raises:
+            FleetError: on entering: another process holds it.
+        """
+        return hold(self.folder / "agent.lock", f"{self.folder}: this device's agent runs already")
+
+    def agent_pid(self) -> int | None:
+        """The process of the agent that runs, or None."""
+        return holder(self.folder / "agent.lock")
+
+    def note_connection(self, connected: bool, broker: str, refusal: str = "") -> None:
+        """Keeps for `edge device status` that the agent has its broker, or has it no more, or why not.
+
+        A disk that is full stops nothing: it is only told.
+        """
+        known = self.connection() or {}
+        since = known.get("at") if refusal else time.time()
+        note = {"connected": connected, "broker": broker, "at": since, "refusal": refusal[:100]}
+        with contextlib.suppress(OSError), whole_file(self._connection) as file:
+            file.write(json.dumps(note).encode() + b"\n")
+
+    def connection(self) -> dict[str, Any] | None:
+        """What `note_connection` kept: connected, broker, refusal, and at: since when, or when it was lost; or None."""
+        try:
+            fields = Fields(json.loads(self._connection.read_text()), str(self._connection))
+            at = fields.raw("at")
+            return {
+                "connected": bool(fields.raw("connected")),
+                "broker": fields.text("broker", 300),
+                "at": float(at) if isinstance(at, (int, float)) else None,
+                "refusal": fields.text("refusal", 100),
+            }
+        except (OSError, ValueError, BadFile):
+            return None
 
     def save_labels(self, labels: dict[str, str]) -> None:
         """Keeps the labels that the device gives itself."""

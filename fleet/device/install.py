@@ -298,6 +298,7 @@ class Installer:
         # Counted before it is tried: who comes back from a crash in between knows of it.
         candidate = replace(candidate, attempts=candidate.attempts + 1)
         self.store.save(model, replace(state, candidate=candidate))
+        _log.info("%s: its trial begins", variant.path)
         path = self.store.file(candidate.installed.sha256)
         metrics: dict[str, float] = {}
         try:
@@ -321,6 +322,7 @@ class Installer:
         if candidate is not None and self._withdrawn(candidate.job):
             return self.store.give_up(model, CANCELLED)
         self.store.activate(model)
+        _log.info("%s: activated, to be confirmed", model)
         return self._end_trial(model)
 
     def _end_trial(self, model: str) -> Outcome:

@@ -12,6 +12,7 @@ power cut leaves an application the old model or the new one, both verified, and
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
@@ -26,6 +27,8 @@ from edge.runtime.bundle import Bundle
 from edge.runtime.errors import BadFile, EdgeError
 from edge.runtime.fields import Fields, reason
 from edge.runtime.whole_file import whole_file
+
+_log = logging.getLogger("edge.fleet.updates")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -263,6 +266,8 @@ class ModelStore:
             if state.active is not None and not holds(self.file(state.active.sha256), state.active.blob):
                 back = state.previous
                 whole = back is not None and holds(self.file(back.sha256), back.blob)
+                goes_on = f"{back.version} is active again" if back is not None and whole else "there is no other"
+                _log.warning("%s %s: its bundle is damaged or gone: %s", model, state.active.version, goes_on)
                 candidate = None if state.candidate is not None and state.candidate.trial else state.candidate
                 self.save(model, replace(state, active=back if whole else None, previous=None, candidate=candidate))
             self.follow(model)

@@ -27,6 +27,9 @@ class Outbox:
     Args:
         path: the file; made if missing. One that SQLite cannot read is put aside, and a new one begun.
         most: how many messages are kept.
+
+    Raises:
+        FleetError: the file cannot be opened: the disk is full, the folder not ours.
     """
 
     def __init__(self, path: Path, most: int = MOST) -> None:
@@ -36,6 +39,8 @@ class Outbox:
         self._seq = 0
         try:
             self._database = self._open(path)
+        except sqlite3.OperationalError as error:  # a full disk, a folder that cannot be written: the file is whole
+            raise FleetError(f"{path}: cannot be opened ({error})") from error
         except sqlite3.DatabaseError:
             path.replace(path.with_suffix(f".damaged-{int(time.time())}"))
             self._database = self._open(path)

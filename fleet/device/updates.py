@@ -179,7 +179,7 @@ class Updates:
             try:
                 with self._lock:
                     self._trust()
-                    outcome = self.installer.install(update, _reporter(report))
+                    outcome = self.installer.install(update, _reporter(report, update.target))
             except EdgeError as error:
                 # Nothing is wrong with the model: the connection is gone, or the disk is full.
                 _log.warning("%s: %s", update.target, error)
@@ -189,6 +189,7 @@ class Updates:
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
             if outcome is not None:
+                _log_outcome(outcome, update.target)
                 report(JobReport(outcome.state, outcome.detail, outcome.metrics))
             self._wake.set()
             return
@@ -226,6 +227,7 @@ class Updates:
             self._wake.clear()
 
     def _tell(self, outcome: Outcome) -> None:
+        _log_outcome(outcome, f"job {outcome.job}")
         self._agent.inventory_changed()  # before the end of the job: the next rollout notes what a device has
         body = JobReport(outcome.state, outcome.detail, outcome.metrics).json()
         self._agent.report(f"job/{outcome.job}", body)
@@ -254,8 +256,15 @@ def with_models(home: Home, describe: Callable[[], Inventory]) -> Callable[[], I
     return described
 
 
-def _reporter(report: Report) -> Callable[[str, str, Any], None]:
+def _log_outcome(outcome: Outcome, what: str) -> None:
+    level = logging.INFO if outcome.state == "active" else logging.WARNING
+    _log.log(level, "%s: %s%s", what, outcome.state, f": {outcome.detail}" if outcome.detail else "")
+
+
+def _reporter(report: Report, target: str) -> Callable[[str, str, Any], None]:
     def tell(state: str, detail: str, metrics: Any) -> None:
+        size = f", {metrics['bytes']:,.0f} bytes" if "bytes" in metrics else ""
+        _log.info("%s: %s%s", target, {"staged": "passed its trial"}.get(state, state), size)
         if state != "accepted":  # the agent has said so
             report(JobReport(state, detail, dict(metrics)))
 

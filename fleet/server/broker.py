@@ -191,9 +191,10 @@ class Mosquitto:
         """
         self._files.write_rules(self._authorities)
         self._files.write("mosquitto.conf", self._configuration().encode())
-        self._end_leftover()
-        for port in (self._listeners.port, self._listeners.boot_port):
-            _refuse_taken(self._listeners.host, port)
+        for leftover in leftovers(self._folder):
+            _end_stranger(leftover)
+        refuse_taken(self._listeners.host, self._listeners.port, "--port")
+        refuse_taken(self._listeners.host, self._listeners.boot_port, "--boot-port")
         self._stopping.clear()
         self._launch()
         self._supervisor = threading.Thread(target=self._supervise, name="broker", daemon=True)
@@ -331,21 +332,24 @@ acl_file {folder}/boot.acl
 max_connections 1000
 """
 
-    def _end_leftover(self) -> None:
-        """Ends brokers of ours whose server was killed; they are known by their configuration's path.
 
-        The number in mosquitto.pid alone would miss one whose server was killed before it wrote that.
-        """
-        wanted = [b"-c", os.fsencode(self._folder / "mosquitto.conf")]
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                program, *arguments = entry.read_bytes().rstrip(b"\0").split(b"\0")
-                same_user = entry.stat().st_uid == os.geteuid()
-            except OSError:  # it has ended meanwhile
-                continue
-            # Not everything that names the file: a person may be reading it.
-            if same_user and arguments == wanted and program.endswith(b"mosquitto"):
-                _end_stranger(int(entry.parent.name))
+def leftovers(folder: Path) -> list[int]:
+    """Processes of the folder's brokers, also those whose server was killed; known by their configuration's path.
+
+    The number in mosquitto.pid alone would miss one whose server was killed before it wrote that.
+    """
+    wanted = [b"-c", os.fsencode(folder.resolve() / "mosquitto.conf")]
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            program, *arguments = entry.read_bytes().rstrip(b"\0").split(b"\0")
+            same_user = entry.stat().st_uid == os.geteuid()
+        except OSError:  # it has ended meanwhile
+            continue
+        # Not everything that names the file: a person may be reading it.
+        if same_user and arguments == wanted and program.endswith(b"mosquitto"):
+            found.append(int(entry.parent.name))
+    return found
 
 
 def _end_stranger(pid: int) -> None:
@@ -407,11 +411,20 @@ def _listens(host: str, port: int) -> bool:
         return False
 
 
-def _refuse_taken(host: str, port: int) -> None:
+def refuse_taken(host: str, port: int, option: str) -> None:
+    """Sees to it that a port can be listened on.
+
+    Args:
+        option: that names another.
+
+    Raises:
+        FleetError: it cannot.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise FleetError(f"port {port} of {host or 'this machine'}: {error.strerror}: choose another") from error
+            at = f"port {port} of {host or 'this machine'}"
+            raise FleetError(f"{at}: {error.strerror}: choose another with {option}") from error

@@ -14,12 +14,15 @@ import sqlalchemy as sa
 
 from edge.fleet.addresses import parse_url
 from edge.fleet.errors import FleetError
-from edge.fleet.server.broker import find_mosquitto
+from edge.fleet.server.broker import find_mosquitto, leftovers
 from edge.fleet.server.database import Database, setting
 from edge.fleet.server.reload_command import SETTING
 from edge.fleet.server.running import running_pid
 from edge.fleet.server.state import NATS_PORT, Settings, State
+from edge.fleet.server.updates import catalogue
+from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.workers import read_reports
+from edge.runtime.errors import EdgeError
 from edge.runtime.fields import reason
 
 
@@ -35,7 +38,7 @@ class Finding:
 def examine(folder: Path) -> list[Finding]:
     """Looks at the broker's program, the folder, the database, the certificates, the disk."""
     try:
-        state = State.existing(folder)
+        state = State.at(folder)
     except FleetError as error:
         return [_program(), Finding("state", True, f"{error} (nothing is wrong with that)")]
     findings = []
@@ -48,20 +51,63 @@ def examine(folder: Path) -> list[Finding]:
     findings.append(_private(state))
     try:
         settings = state.settings()
+        missing = state.missing(settings)
+        findings += [Finding(what, False, f"{where}: gone: restore your backup of {folder}") for what, where in missing]
         findings[:0] = _brokers(settings) if settings.broker else [_program()]
-        database = state.database()
+        if any(what == "registry" for what, _ in missing):
+            raise _Gone
+        database = Database(settings.database or state.registry)
         findings.append(Finding("registry", True, _database(database)))
+        if not any(what == "signed models" for what, _ in missing):
+            findings.append(_models(state, database))
         if settings.broker and settings.broker_reload:
             findings.append(_reload(database))
         database.close()
-    except FleetError as error:
+    except _Gone:
+        pass  # said already
+    except EdgeError as error:
         findings.append(Finding("registry", False, str(error)))
     pid = running_pid(state)
     findings.append(Finding("server", True, f"runs, process {pid}" if pid else "does not run (edge fleet up)"))
-    findings.extend(_workers(state) if pid else [])
+    findings.extend(_workers(state) if pid else _leftovers(state))
     free = shutil.disk_usage(folder).free
     findings.append(Finding("disk", free > 200_000_000, f"{free / 1e9:.1f} GB free at {folder}"))
     return findings
+
+
+def _leftovers(state: State) -> list[Finding]:
+    """A broker whose server was killed: devices stay connected to it, and nobody takes in what they say."""
+    found = leftovers(state.broker)
+    if not found:
+        return []
+    processes = ", ".join(map(str, found))
+    detail = f"left over by a server that was killed, process {processes}: 'edge fleet up' ends it and starts its own"
+    return [Finding("broker", False, detail)]
+
+
+class _Gone(Exception):
+    """There is no registry that could be looked at."""
+
+
+def _models(state: State, database: Database) -> Finding:
+    """Whether what the registry says is published is what devices are shown: a backup may be of one alone."""
+    published = {
+        (row["name"], row["version"], variant["variant"])
+        for row in catalogue.published(database)
+        for variant in row["variants"]
+    }
+    signed = {(one.model, one.version, one.name) for one in ModelRepository(state.tuf).variants().values()}
+    if not published and not signed:
+        return Finding("signed models", True, "none yet")
+    todo = "they are not of one fleet or time: restore both from one backup"
+    for which, lacks, help in (
+        ("tuf/ lacks what the registry has", published - signed, todo),
+        ("the registry lacks what tuf/ has", signed - published, f"publish it again; if there is more, {todo}"),
+    ):
+        if lacks:
+            name, version, variant = min(lacks)
+            return Finding("signed models", False, f"{which}: {name}:{version} {variant}, {len(lacks)} in all: {help}")
+    return Finding("signed models", True, f"{len(signed)} variants, as the registry has them")
 
 
 def _workers(state: State) -> list[Finding]:

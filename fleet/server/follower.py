@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from edge.fleet.errors import cause
 from edge.fleet.server.database import Database, Event
 
 _log = logging.getLogger("edge.fleet.server")
@@ -64,8 +65,8 @@ class Follower:
                 for kind, act in self._batch_actions.items():
                     if found := [event for event in events if event.kind == kind]:
                         self._guard(partial(act, found), kind)
-            except Exception:
-                _log.exception("the outbox could not be read")
+            except Exception as error:
+                _log.exception("the outbox could not be read (%s)", cause(error))
                 self._stopping.wait(1)
             for number, (seconds, timer) in enumerate(self._timers):
                 if time.monotonic() >= due[number]:
@@ -75,5 +76,5 @@ class Follower:
     def _guard(self, action: Callable[[], None], what: str) -> None:
         try:
             action()
-        except Exception:
-            _log.exception("%s: could not be followed", what)
+        except Exception as error:
+            _log.exception("%s: could not be followed (%s)", what, cause(error))

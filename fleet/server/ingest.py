@@ -26,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from edge.fleet import topics
-from edge.fleet.errors import BadMessage
+from edge.fleet.errors import BadMessage, cause
 from edge.fleet.messages import LONGEST, Envelope, Hello, JobReport, Status, Telemetry
 from edge.fleet.server import enrollment, registry, tables
 from edge.fleet.server.database import Database, claim
@@ -252,8 +252,12 @@ class Ingest:
                 continue
             try:
                 self._commit(messages)
-            except Exception:  # a full disk, a database that is away: nothing is acknowledged, all will be repeated
-                _log.exception("%d messages could not be committed: their devices will repeat them", len(messages))
+            except Exception as error:  # a full disk, a database away: nothing is acknowledged, all will be repeated
+                _log.exception(
+                    "%d messages could not be committed (%s): their devices will repeat them",
+                    len(messages),
+                    cause(error),
+                )
                 time.sleep(0.5)
 
     def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> None:
@@ -297,8 +301,8 @@ class Ingest:
         except EdgeError as error:
             self.counts.refused += 1
             _log.warning("%s: %s", report.device, error)
-        except Exception:
-            _log.exception("%s: a request for a %s failed", report.device, report.kind)
+        except Exception as error:
+            _log.exception("%s: a request for a %s failed (%s)", report.device, report.kind, cause(error))
 
     def _transact(self, reports: list[Report], in_turn: bool, presence: _Presence | None) -> list[Publication]:
         for attempt in range(_ATTEMPTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -104,6 +105,14 @@ def trust(root: str, identity: Path) -> ssl.SSLContext:
     return context
 
 
+def _listens(broker: Address) -> bool:
+    try:
+        socket.create_connection((broker.host, broker.port), 2).close()
+    except OSError:
+        return False
+    return True
+
+
 class Link:
     """A connection to the broker that is made again whenever it breaks.
 
@@ -166,6 +175,8 @@ class Link:
         if not self.connected.wait(_UP_SECONDS):
             self.stop()
             where = ", ".join(map(str, self._address.brokers))
+            if not any(map(_listens, self._address.brokers)):
+                raise FleetError(f"nobody answers at {where}: does the broker run, and is its address right?")
             raise FleetError(f"the broker at {where} does not let the server in")
 
     def stop(self) -> None:

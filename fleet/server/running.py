@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 
-from edge.fleet.errors import FleetError
+from edge.fleet.lock import hold, holder
 from edge.fleet.server.state import State
 
 
@@ -18,28 +16,10 @@ def only_one(state: State) -> Iterator[None]:
     Raises:
         FleetError: another process holds it.
     """
-    path = state.folder / "server.lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            pid = file.read().strip() or "another process"
-            raise FleetError(f"{state.folder}: this fleet runs already (process {pid})") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    with hold(state.folder / "server.lock", f"{state.folder}: this fleet runs already"):
         yield
 
 
 def running_pid(state: State) -> int | None:
     """The process of the server that runs on a folder, or None."""
-    try:
-        with (state.folder / "server.lock").open("r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return int(file.read().strip() or 0) or None
-    except (OSError, ValueError):
-        pass
-    return None
+    return holder(state.folder / "server.lock")

@@ -120,6 +120,7 @@ class Server:
         """Starts everything; returns when devices can connect."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(only_one(self.state))
+            self.state.check(self.settings)
             self.database = Database(self.settings.database or self.state.registry)
             undo.callback(self.database.close)
             last_event = self.database.last_event()  # what came before is looked at below

@@ -102,18 +102,28 @@ class State:
         self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
 
+    @property
+    def begun(self) -> bool:
+        """Whether a fleet was made here; `create` makes one where there was none."""
+        return self._settings.exists()
+
     def worker_identity(self, number: int) -> Path:
         """The file with a worker's key and certificate."""
         return self.broker / f"worker-{number}.pem"
 
     @classmethod
     def create(cls, folder: Path) -> State:
-        """The state in `folder`, which is made if it is missing.
+        """The state in `folder`, which is made if it is missing: its keys too, and an empty registry.
+
+        These are made once. If one is gone later, another would be a fleet that no device believes.
 
         Raises:
-            FleetError: the folder cannot be made, or others may look into it.
+            FleetError: the folder cannot be made, others may look into it, or its keys or its registry are gone.
         """
         state = cls(folder)
+        begun = state.begun
+        if begun:
+            state.check()
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_mode & 0o077:
@@ -124,13 +134,69 @@ class State:
                 part.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise FleetError(f"{folder}: cannot be used for a fleet's state ({error.strerror})") from error
-        if not state._settings.exists():
-            state.save(Settings())
+        if not begun:
+            state._found()
+            state.save(Settings())  # last: a folder that has it had all the rest
         return state
+
+    def _found(self) -> None:
+        """Makes the keys and the registry of a new fleet, in this order; goes on where a crash interrupted that.
+
+        Raises:
+            FleetError: this was a fleet already, whose fleet.json was removed, and something is gone.
+        """
+        from edge.fleet.server.authority import Authority
+        from edge.fleet.server.database import Database
+        from edge.fleet.server.updates.repository import ModelRepository
+
+        if self.registry.exists():
+            self.check(Settings())
+        Authority(self.authority)
+        ModelRepository.create(self.tuf)
+        Database(self.registry).close()
+
+    def missing(self, settings: Settings | None = None) -> list[tuple[str, str]]:
+        """What was made with the fleet and is gone: (what, where); `settings` are those in the folder by default."""
+        found: list[tuple[str, str]] = []
+        names = ("root.pem", "issuing.pem", "issuing.key")
+        if gone := [name for name in names if not (self.authority / name).is_file()]:
+            found.append(("keys", " ".join(f"ca/{name}" for name in gone) if len(gone) < len(names) else "ca/"))
+        metadata = self.tuf / "metadata"
+        kinds = ("1.root.json", "*.targets.json", "*.snapshot.json", "timestamp.json")
+        if gone := [kind for kind in kinds if not any(metadata.glob(kind))]:
+            listed = " ".join(f"tuf/metadata/{kind}" for kind in gone)
+            found.append(("signed models", listed if len(gone) < len(kinds) else "tuf/"))
+        elsewhere = (self.settings() if settings is None else settings).database
+        if not elsewhere and not (self.registry.is_file() and self.registry.stat().st_size):
+            found.append(("registry", self.registry.name))
+        return found
+
+    def check(self, settings: Settings | None = None) -> None:
+        """Sees to it that all is there that was made with the fleet.
+
+        Raises:
+            FleetError: something is gone.
+        """
+        for what, where in self.missing(settings):
+            raise FleetError(
+                f"{self.folder}: the fleet's {what} {where} {'is' if what == 'registry' else 'are'} gone: restore your "
+                "backup of the folder (another would be a new fleet, which no device believes)"
+            )
 
     @classmethod
     def existing(cls, folder: Path) -> State:
         """The state in `folder`.
+
+        Raises:
+            FleetError: there is none, or its keys or its registry are gone.
+        """
+        state = cls.at(folder)
+        state.check()
+        return state
+
+    @classmethod
+    def at(cls, folder: Path) -> State:
+        """The state in `folder`, of which parts may be gone.
 
         Raises:
             FleetError: there is none.
@@ -175,4 +241,6 @@ class State:
         """Opens the registry."""
         from edge.fleet.server.database import Database
 
-        return Database(self.settings().database or self.registry)
+        settings = self.settings()
+        self.check(settings)
+        return Database(settings.database or self.registry)

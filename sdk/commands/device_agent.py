@@ -1,5 +1,6 @@
 """`edge device enroll`, `run`, `status`: the device's side of a fleet."""
 
+import shlex
 import signal
 import threading
 import time
@@ -29,10 +30,15 @@ def home_option(command: _Command) -> _Command:
     )(command)
 
 
-def _home(folder: Path | None) -> Any:
+def _home(folder: Path | None, *, make: bool = False) -> Any:
     from edge.fleet.device.home import Home, default_home
 
-    return Home(folder or default_home())
+    return Home(folder or default_home(), make=make)
+
+
+def _named(folder: Path | None) -> str:
+    """How the next command names the same home: " --home d3", or nothing."""
+    return f" --home {shlex.quote(str(folder))}" if folder else ""
 
 
 def _labels(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -57,7 +63,7 @@ def _boards(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) 
 )
 @click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", callback=_labels, help="May be repeated.")
 @click.option("--wait", type=click.FloatRange(min=0), metavar="SECONDS", help="For approval.  [default: without end]")
-@click.option("--again", is_flag=True, help="Enroll a device that is enrolled already; its old key is dropped.")
+@click.option("--again", is_flag=True, help="Enroll a device that is enrolled already; the old key counts until then.")
 @home_option
 @json_option
 @debug_option
@@ -83,25 +89,33 @@ def enroll(
     from edge.fleet.device.enroll import enroll as join
     from edge.fleet.errors import FleetError
     from edge.fleet.identity import ClaimToken, device_id, suggested_id
-    from edge.runtime.errors import Interrupted
+    from edge.runtime.errors import Interrupted, StillWaiting
 
     try:
         first, *others = parse_url(url, _BOOT_PORT, "address")
     except FleetError as error:
         raise click.UsageError(str(error)) from error
-    claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
-    place = _home(home)
-    if place.place() is not None:
+    try:
+        claim = ClaimToken.parse(sys.stdin.readline() if token == "-" else token)  # noqa: S105
+        if name:
+            device_id(name, "--name")
+    except FleetError as error:
+        raise click.UsageError(str(error)) from error
+    place = _home(home, make=True)
+    joining = place
+    if place.is_enrolled:
         if not again:
-            raise FleetError(f"{place.folder}: enrolled already as {place.place().id}: 'edge device run', or --again")
-        place.reset()
-    _, _, key = place.next_request()
+            raise FleetError(
+                f"{place.folder}: enrolled already as {place.place().id}: 'edge device run{_named(home)}', or --again"
+            )
+        joining = place.joining()
+    _, _, key = joining.next_request()
     wanted = device_id(name, "--name") if name else suggested_id(platform.node(), key)
     click.echo(f"key {key[:12]}, asks to be {wanted}", err=True)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     found = join(
-        place,
+        joining,
         claim,
         first.host,
         first.port,
@@ -113,12 +127,20 @@ def enroll(
         others,
     )
     if found is None:
-        raise Interrupted("not approved yet: the same command goes on waiting")
+        told = "not approved yet: the same command goes on waiting"
+        raise Interrupted(told) if stop.is_set() else StillWaiting(told)
     place.save_labels(labels)
+    start = f"Start it with 'edge device run{_named(home)}'."
+    if joining is not place:
+        try:
+            with place.only_agent():
+                place.adopt()
+        except FleetError:  # the agent still is what the device was
+            start = f"Its agent runs (process {place.agent_pid()}): start that anew."
     if as_json:
         print_json({"device": found.id, "host": found.host, "port": found.port, "home": str(place.folder)})
     else:
-        click.echo(f"This device is {found.id}. Start it with 'edge device run'.")
+        click.echo(f"This device is {found.id}. {start}")
 
 
 @click.command("run", short_help="Run the device's agent.")
@@ -154,15 +176,35 @@ def run(
 
     Boards that are attached to it become devices of their own, THISDEVICE.NAME, once the operator has approved them.
     """
+    from edge.fleet.logs import log_to_stderr
+
+    log_to_stderr(log, None if log_format is None else log_format == "json")
+    place = _home(home)
+    if not place.is_enrolled and not place.has_joined:
+        raise _not_enrolled(place, home)
+    with place.only_agent():
+        place.adopt()
+        _run(place, heartbeat, sensors, boards, board_key)
+
+
+def _not_enrolled(place: Any, home: Path | None) -> Exception:
+    from edge.fleet.errors import FleetError
+
+    return FleetError(
+        f"{place.folder}: this device is not enrolled: edge device enroll{_named(home)} --token … mqtts://host:port"
+    )
+
+
+def _run(
+    place: Any, heartbeat: float, sensors: tuple[str, ...], boards: dict[str, str], board_key: Path | None
+) -> None:
+    """Runs the agent and what is attached to it until a signal ends them."""
     from edge.fleet.device.agent import Agent
     from edge.fleet.device.bridge_board import BridgeBoard, open_bridge
     from edge.fleet.device.describe import linux_inventory
     from edge.fleet.device.gateway import Gateway
     from edge.fleet.device.updates import Updates, with_models
-    from edge.fleet.logs import log_to_stderr
 
-    log_to_stderr(log, None if log_format is None else log_format == "json")
-    place = _home(home)
     labels = place.labels()
     attached: list[str] = []
 
@@ -210,21 +252,28 @@ def _load() -> dict[str, float | int | str | bool]:
 @json_option
 @debug_option
 def status(home: Path | None, as_json: bool) -> None:
-    """Show the device's id, its broker, its certificate's end, and how many messages wait."""
+    """Show the device's id, whether its agent runs and is connected, its certificate's end, how many messages wait."""
     from edge.fleet.device.outbox import Outbox
-    from edge.fleet.errors import FleetError
+    from edge.fleet.device.refusal import REVOKED
 
     place = _home(home)
     found = place.place()
     if found is None:
-        raise FleetError(f"{place.folder}: this device is not enrolled: edge device enroll --token … mqtts://host:port")
+        raise _not_enrolled(place, home)
     outbox = Outbox(place.outbox)
+    running, connection = place.agent_pid(), place.connection() or {}
+    joining = place.joining_place()
     report = {
         "device": found.id,
         "host": found.host,
         "port": found.port,
         "renewal_at": place.renewal_due(),
         "expired": place.expired(),
+        "agent": running,
+        "connected": bool(running and connection.get("connected")),
+        "connected_at": connection.get("at"),
+        "refusal": connection.get("refusal") or None,
+        "next": joining.id if joining else None,
         "waiting": len(outbox),
         "home": str(place.folder),
     }
@@ -233,6 +282,18 @@ def status(home: Path | None, as_json: bool) -> None:
         print_json(report)
         return
     click.echo(f"{found.id}, of the fleet at {found.host}:{found.port}")
+    click.echo(f"agent: {f'runs, process {running}' if running else f'does not run (edge device run{_named(home)})'}")
+    if report["connected_at"] is None:
+        click.echo("broker: never connected")
+    else:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report["connected_at"]))
+        click.echo(f"broker: connected since {when}" if report["connected"] else f"broker: last connected at {when}")
+    if report["refusal"] == REVOKED:
+        click.echo("certificate: revoked by the operator: ask for a new claim token and enroll with --again")
+    elif report["refusal"]:
+        click.echo(f"broker: refuses this device: {report['refusal']}")
+    if report["next"]:
+        click.echo(f"next: this device is {report['next']} when its agent is started anew")
     if report["expired"]:
         click.echo("certificate: expired: ask the operator for a new claim token and enroll with --again")
     else:

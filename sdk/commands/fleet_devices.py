@@ -10,6 +10,7 @@ import click
 
 from edge.sdk.commands.fleet_enroll import Duration, Label
 from edge.sdk.complete import fleet_names
+from edge.sdk.failure import EXIT_WAITING
 from edge.sdk.fleet_options import device_first, one_or_where, open_database, operator, state_option, where_option
 from edge.sdk.options import debug_option, json_option, print_json
 
@@ -122,9 +123,11 @@ def job(
     else:
         for row in rows:
             of = f"{row['device']}: " if where is not None else ""
-            click.echo(" ".join(filter(None, (f"{of}job {row['id']}: {row['state']}", row["detail"]))))
+            click.echo(": ".join(filter(None, (f"{of}job {row['id']}: {row['state']}", row["detail"]))))
     if any(row["state"] in ("failed", "rolled-back") for row in rows):
         ctx.exit(1)
+    if wait is not None and not all(row["state"] in FINAL_JOB_STATES for row in rows):
+        ctx.exit(EXIT_WAITING)
 
 
 @click.command("shadow", short_help="Show or set what devices should be.")

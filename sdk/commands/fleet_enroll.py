@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edge.sdk.complete import fleet_names
-from edge.sdk.fleet_options import open_database, operator, state_option
+from edge.sdk.fleet_options import confirm, open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -42,6 +42,17 @@ class Label(click.ParamType):  # type: ignore[type-arg]
         return name, content or None
 
 
+def _check_id(device: str | None, option: str) -> None:
+    from edge.fleet.errors import FleetError
+    from edge.fleet.identity import device_id
+
+    try:
+        if device is not None:
+            device_id(device, option)
+    except FleetError as error:
+        raise click.UsageError(str(error)) from error
+
+
 @click.command("token", short_help="Make a claim token, which lets one device in.")
 @click.option("--device", metavar="ID", help="The only id that the token is good for.")
 @click.option("--expires", type=Duration(), default="24h", show_default=True, help="How long it may be used.")
@@ -67,6 +78,7 @@ def token(
     as_json: bool,
 ) -> None:
     """Make a claim token. It is good for one device, once, and is shown only now."""
+    _check_id(device, "--device")
     if count > 1 and device:
         raise click.UsageError("--count and --device exclude each other: an id is one device's")
     from edge.fleet.errors import FleetError
@@ -189,9 +201,13 @@ def approve(
 
     if not (names or everyone or ahead or listed):
         raise click.UsageError("name a device, or --all, --ahead, --list")
+    _check_id(device, "--as")
     if device and len(names) != 1:
         raise click.UsageError("--as takes one device")
-    lines = [line.split("#")[0].strip() for line in listed] if listed else []
+    try:
+        lines = [line.split("#")[0].strip() for line in listed] if listed else []
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--list {listed.name}: not a text file: one device or key a line") from None
     subjects = [*ahead, *(line for line in lines if line)]
     with open_database(state) as database, database.transaction() as connection:
         if subjects:
@@ -234,7 +250,7 @@ def revoke(names: tuple[str, ...], reason: str, yes: bool, state: Path) -> None:
     from edge.fleet.server import enrollment
 
     if not yes:
-        click.confirm(f"Shut out {', '.join(names)}? Each needs a new claim token to come back", abort=True, err=True)
+        confirm(f"Shut out {', '.join(names)}? Each needs a new claim token to come back")
     with open_database(state) as database, database.transaction() as connection:
         for name in names:
             count = enrollment.revoke(connection, name, operator(), reason)
@@ -251,7 +267,7 @@ def remove(names: tuple[str, ...], yes: bool, state: Path) -> None:
     from edge.fleet.server import registry
 
     if not yes:
-        click.confirm(f"Forget {', '.join(names)}?", abort=True, err=True)
+        confirm(f"Forget {', '.join(names)}?")
     with open_database(state) as database, database.transaction() as connection:
         for name in names:
             registry.remove(connection, name, operator())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge.sdk.complete import fleet_names
-from edge.sdk.fleet_options import open_database, operator, state_option
+from edge.sdk.fleet_options import confirm, open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def abort(id: str, reason: str, yes: bool, state: Path) -> None:
         shown = rollouts.show(id)
         if not yes:
             moving = sum(shown["devices"].get(state, 0) for state in ("started", "staged"))
-            click.confirm(f"Abort {id}? {moving} devices are under way; it cannot be resumed", abort=True, err=True)
+            confirm(f"Abort {id}? {moving} devices are under way; it cannot be resumed")
         rollouts.abort(id, operator(), reason)
     click.echo(f"{id} is aborted")
 
@@ -141,7 +141,7 @@ def rollback(id: str, yes: bool, state: Path) -> None:
         shown = rollouts.show(id)
         if not yes:
             active = shown["devices"].get("active", 0)
-            click.confirm(f"Take {shown['model']}:{shown['version']} back from {active} devices?", abort=True, err=True)
+            confirm(f"Take {shown['model']}:{shown['version']} back from {active} devices?")
         count = rollouts.rollback(id, operator())
     click.echo(f"{count} devices are asked to go back")
 

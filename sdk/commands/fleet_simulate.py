@@ -12,7 +12,7 @@ import click
 
 from edge.sdk.commands.fleet_enroll import Duration, Label
 from edge.sdk.commands.fleet_updates import Share
-from edge.sdk.fleet_options import open_database, operator, state_option
+from edge.sdk.fleet_options import confirm, open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _remove(state: Path, prefix: str, yes: bool, as_json: bool) -> None:
     with open_database(state) as database, only_one(folder):
         names = membership.simulated(database, prefix)
         if names and not yes:
-            click.confirm(f"Shut out and forget {len(names)} simulated devices?", abort=True, err=True)
+            confirm(f"Shut out and forget {len(names)} simulated devices?")
         if names:
             with progress() as shown:
                 shown.stage("removing", len(names))

@@ -1,5 +1,6 @@
 """`edge fleet up`, `status`, `doctor`: the server, how it is, and what it lacks."""
 
+import contextlib
 import dataclasses
 import signal
 import socket
@@ -7,13 +8,18 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge.sdk.complete import fleet_names
 from edge.sdk.fleet_options import open_database, state_option
 from edge.sdk.options import debug_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+    from edge.fleet.server.state import Settings
 
 _PORT = click.IntRange(1, 65535)
 
@@ -47,17 +53,26 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
     Nothing needs to be configured. What options say is remembered in the folder's fleet.json for the next start.
     """
     from edge.fleet.logs import log_to_stderr
+    from edge.fleet.server.broker import refuse_taken
     from edge.fleet.server.metrics import serve
+    from edge.fleet.server.running import running_pid
     from edge.fleet.server.services import Server
-    from edge.fleet.server.state import State
+    from edge.fleet.server.state import Settings, State
     from edge.fleet.server.updates.service import Updates
 
     log_to_stderr(log, None if log_format is None else log_format == "json")
-    place = State.create(state)
     said = {name: value for name, value in given.items() if value not in (None, ())}
-    settings = dataclasses.replace(place.settings(), **said)
+    begun = State(state).begun
+    settings = dataclasses.replace(State(state).settings() if begun else Settings(), **said)
     if not settings.broker and any(said.get(name) for name in ("boot", "broker_reload", "nats")):
         raise click.UsageError("--boot, --broker-reload and --nats go with --broker: our own broker needs none of them")
+    _check(settings)
+    if running_pid(State(state)) is None:
+        if settings.metrics_port:
+            refuse_taken("127.0.0.1", settings.metrics_port, "--metrics-port")
+        if not begun:
+            _try(settings)
+    place = State.create(state)
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
@@ -85,6 +100,80 @@ def up(state: Path, log: str, log_format: str | None, **given: Any) -> None:
             stop_metrics()
         server.stop()
     click.echo("The fleet is down.")
+
+
+def _check(settings: "Settings") -> None:
+    """Refuses what cannot be meant, before it is remembered.
+
+    Raises:
+        click.UsageError: with the option's name.
+    """
+    from edge.fleet.addresses import is_host, parse_url
+    from edge.fleet.errors import FleetError
+    from edge.fleet.server.state import NATS_PORT
+
+    for option, names in (("--name", settings.names), ("--host", (settings.host,) if settings.host else ())):
+        for name in names:
+            if not is_host(name):
+                raise click.UsageError(f"{option} {name[:80]!r}: expected a host name or an address")
+    if settings.database and (parts := _split(settings.database)).scheme not in ("postgresql", "postgres"):
+        shown = settings.database if not parts.password else f"{parts.scheme}://…"
+        raise click.UsageError(f"--db {shown[:80]}: expected postgresql://user@host/name; '' is the folder's own file")
+    for url in settings.sparql.split():
+        parts = _split(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise click.UsageError(f"--sparql {url[:80]}: expected http://host/path; '' is the folder's own store")
+    try:
+        if settings.broker:
+            parse_url(settings.broker, 8883, "--broker")
+            settings.boot_addresses()
+        if settings.nats:
+            parse_url(settings.nats, NATS_PORT, "--nats", "nats")
+    except FleetError as error:
+        raise click.UsageError(str(error)) from error
+    ports = {} if settings.broker else {"--port": settings.port, "--boot-port": settings.boot_port}
+    if settings.metrics_port:
+        ports["--metrics-port"] = settings.metrics_port
+    for option, port in ports.items():
+        if same := [other for other, taken in ports.items() if taken == port and other != option]:
+            raise click.UsageError(f"{option} and {same[0]}: both are {port}")
+
+
+def _split(url: str) -> "SplitResult":
+    from urllib.parse import urlsplit
+
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
+def _try(settings: "Settings") -> None:
+    """Looks, before a new fleet's folder is made, at what its start would fail of.
+
+    Raises:
+        FleetError: a port is taken, or the database or the broker does not answer.
+    """
+    from edge.fleet.addresses import parse_url
+    from edge.fleet.errors import FleetError
+    from edge.fleet.server.broker import refuse_taken
+    from edge.fleet.server.database import Database
+    from edge.runtime.fields import reason
+
+    if settings.database:
+        Database(settings.database).close()
+    if not settings.broker:
+        refuse_taken(settings.host, settings.port, "--port")
+        refuse_taken(settings.host, settings.boot_port, "--boot-port")
+        return
+    why = ""
+    for address in parse_url(settings.broker, 8883, "--broker"):
+        try:
+            socket.create_connection((address.host, address.port), 5).close()
+            return
+        except OSError as error:
+            why = f"{address}: {reason(error)}"
+    raise FleetError(f"--broker {settings.broker}: nobody answers ({why})")
 
 
 @click.command("status", short_help="Show how the fleet is.")
@@ -116,7 +205,8 @@ def status(state: Path, as_json: bool) -> None:
         print_json(report)
         return
     click.echo(f"server: {'runs, process ' + str(running) if running else 'does not run (edge fleet up)'}")
-    click.echo(f"broker: {report['broker']}, new devices: {report['boot']}")
+    click.echo(f"broker: {report['broker']}, for devices that are enrolled")
+    click.echo(f"new devices: {report['boot']} (edge device enroll --token … {report['boot']})")
     for worker in report["workers"]:
         how = f"runs, process {worker['pid']}" if worker["up"] else "is not connected"
         click.echo(
@@ -166,7 +256,8 @@ def devices(names: tuple[str, ...], watch: bool, state: Path, as_json: bool) -> 
         raise click.UsageError("--watch and --json exclude each other")
     with open_database(state) as database:
         if watch:
-            _watch(database, names)
+            with contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
+                _watch(database, names)
             return
         rows = _described(database, names)
         if as_json:

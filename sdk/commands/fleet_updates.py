@@ -10,7 +10,7 @@ import click
 
 from edge.sdk.commands.fleet_enroll import Duration
 from edge.sdk.complete import files, fleet_names
-from edge.sdk.fleet_options import open_database, operator, state_option
+from edge.sdk.fleet_options import confirm, open_database, operator, state_option
 from edge.sdk.options import debug_option, json_option, print_json
 
 _keys_option = click.option(
@@ -179,7 +179,7 @@ def withdraw(model: str, yes: bool, media: tuple[Path, ...], state: Path) -> Non
     with open_database(state) as database:
         name, version = find_version(database, model)
         if not yes:
-            click.confirm(f"Take {name}:{version} out, files and all?", abort=True, err=True)
+            confirm(f"Take {name}:{version} out, files and all?")
         take_out(database, open_source(State.existing(state), media), name, version, operator())
     click.echo(f"{name}:{version} is no longer published")
 
@@ -205,7 +205,7 @@ def keys(rotate: str | None, yes: bool, media: tuple[Path, ...], state: Path, as
         repository = open_source(State.existing(state), media).repository
         if rotate is not None:
             if not yes:
-                click.confirm(f"Replace the {rotate} key? The old one signs nothing any more", abort=True, err=True)
+                confirm(f"Replace the {rotate} key? The old one signs nothing any more")
             new = repository.rotate(rotate)
             with database.transaction() as connection:
                 audit(connection, operator(), "keys.rotate", rotate, key=new)

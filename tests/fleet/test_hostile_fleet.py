@@ -164,7 +164,7 @@ def test_a_copy_is_out_once_the_device_is_replaced(fleet: Fleet) -> None:
 def test_a_server_that_floods_and_takes_nothing_fills_no_device(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(agent_module, "_MOST_JOBS", 50)
+    monkeypatch.setattr(agent_module, "MOST_JOBS", 50)
     home = fleet.member("cellar")
     agent = fleet.run(home)
     source = MqttSource(agent)

@@ -68,7 +68,7 @@ class ModelRepository(Repository):
         self.keys = Keys(folder / "keys", keys)
         self._now = now
         if not (self.metadata / "1.root.json").is_file():
-            raise BadFile(f"{folder}: holds no TUF repository: edge fleet up makes one")
+            raise BadFile(f"{folder}: holds no TUF repository: restore your backup of the fleet's folder")
 
     @classmethod
     def create(cls, folder: Path, *, now: Callable[[], datetime] = _now) -> ModelRepository:

@@ -29,8 +29,13 @@ _TICK_SECONDS, _RENEW_SECONDS = 1.0, 3600.0
 
 
 def open_source(state: State, keys: Sequence[Path] = ()) -> Source:
-    """The repository and the store of a fleet, made if they are not there; `keys` are folders with further keys."""
-    ModelRepository.create(state.tuf)
+    """The repository and the store of a fleet; `keys` are folders with further keys.
+
+    Raises:
+        FleetError: the repository is gone.
+    """
+    state.check()
+    ModelRepository.create(state.tuf)  # which is there: brings it up to date after a crash
     return Source(ModelRepository(state.tuf, keys=keys), BlobStore(state.models))
 
 
