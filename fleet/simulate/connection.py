@@ -16,6 +16,7 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.fleet.errors import FleetError
+from edge.fleet.identity import client_id
 from edge.fleet.mqtt_version import other_protocol
 
 _ANSWER_SECONDS = 30.0
@@ -62,7 +63,7 @@ class Connection:
         self._socket: Any = None
         self._writing = False
         self._client = client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=device, protocol=protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=client_id(device), protocol=protocol, reconnect_on_failure=False
         )
         client.connect_timeout = _CONNECT_SECONDS
         client.tls_set_context(context)

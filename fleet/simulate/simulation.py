@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from edge.fleet.addresses import Address, parse_url
 from edge.fleet.device.home import Home
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import device_id
@@ -132,7 +132,8 @@ class Simulation:
         if running_pid(self._state) is None:
             raise FleetError(f"{self._state.folder}: this fleet does not run: start it with 'edge fleet up'")
         lock = self._undo.enter_context(only_one(self.folder))
-        host, port = _address(options.broker or settings.broker, settings.host, settings.port)
+        addresses = _addresses(options.broker or settings.broker, settings.host, settings.port)
+        boot = settings.boot_addresses()[0] if settings.boot else Address(addresses[0].host, settings.boot_port)
         with self._undo.pop_all() as undo:
             new = [name for name in names if Home(self.folder / name).place() is None]
             database = self._state.database()
@@ -147,8 +148,8 @@ class Simulation:
                     folder=str(self.folder),
                     devices=own,
                     tokens={name: tokens[name] for name in own if name in tokens},
-                    boot=(host, settings.boot_port),
-                    addresses=[(host, port)],
+                    boot=(boot.host, boot.port),
+                    addresses=[(one.host, one.port) for one in addresses],
                     labels=options.labels,
                     every=options.every,
                     faulty=options.fail_share,
@@ -279,10 +280,7 @@ def only_one(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _address(url: str, host: str, port: int) -> tuple[str, int]:
+def _addresses(url: str, host: str, port: int) -> tuple[Address, ...]:
     if url:
-        parts = urlsplit(url)
-        if parts.scheme != "mqtts" or not parts.hostname:
-            raise FleetError(f"--broker {url}: a URL like mqtts://host:8883 (TLS with certificates)")
-        return parts.hostname, parts.port or 8883
-    return (host if host not in ("", "0.0.0.0", "::") else "127.0.0.1"), port  # noqa: S104 (a comparison)
+        return parse_url(url, 8883, "--broker")
+    return (Address(host if host not in ("", "0.0.0.0", "::") else "127.0.0.1", port),)  # noqa: S104 (a comparison)
