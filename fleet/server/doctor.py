@@ -56,7 +56,7 @@ def examine(folder: Path) -> list[Finding]:
         findings[:0] = _brokers(settings) if settings.broker else [_program()]
         if any(what == "registry" for what, _ in missing):
             raise _Gone
-        database = Database(settings.database or state.registry)
+        database = state.open_registry(settings)
         findings.append(Finding("registry", True, _database(database)))
         if not any(what == "signed models" for what, _ in missing):
             findings.append(_models(state, database))

@@ -30,6 +30,7 @@ from edge.fleet.errors import BadMessage, cause
 from edge.fleet.messages import LONGEST, Envelope, Hello, JobReport, Status, Telemetry
 from edge.fleet.server import enrollment, registry, tables
 from edge.fleet.server.database import Database, claim
+from edge.fleet.server.twins import Twins
 from edge.runtime.errors import EdgeError
 
 _log = logging.getLogger("edge.fleet.ingest")
@@ -148,6 +149,7 @@ class Ingest:
         self._sent_bytes: Counter[str] = Counter()
         self._flooding: set[str] = set()
         self._noted: dict[str, float] = {}
+        self._twins = Twins()
         self._hour_ends = 0.0
         self._in_hour: Counter[str] = Counter()
         self._bytes_in_hour: Counter[str] = Counter()
@@ -263,6 +265,9 @@ class Ingest:
     def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> None:
         reports = self._read(messages)
         presence = _Presence(reports)
+        for report in reports:
+            if report.kind == "status" and _is_online(report):
+                self._twins.came(report.device, report.envelope.boot)
         # What is only kept goes beside other processes' transactions; what handlers write has to take its turn.
         alone = [one for one in reports if one.kind in self._handlers]
         quiet = [one for one in reports if one.kind not in self._handlers]

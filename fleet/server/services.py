@@ -120,8 +120,7 @@ class Server:
         """Starts everything; returns when devices can connect."""
         with contextlib.ExitStack() as undo:
             undo.enter_context(only_one(self.state))
-            self.state.check(self.settings)
-            self.database = Database(self.settings.database or self.state.registry)
+            self.database = self.state.database(self.settings)
             undo.callback(self.database.close)
             last_event = self.database.last_event()  # what came before is looked at below
             self.authority = Authority(self.state.authority)

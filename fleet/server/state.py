@@ -101,6 +101,8 @@ class State:
         self.registry = folder / "registry.sqlite"
         self.workers = folder / "workers.json"
         self._settings = folder / "fleet.json"
+        # There until the folder's own registry is made, which may be never: with PostgreSQL it is not.
+        self._registry_to_come = folder / "registry.new"
 
     @property
     def begun(self) -> bool:
@@ -113,7 +115,7 @@ class State:
 
     @classmethod
     def create(cls, folder: Path) -> State:
-        """The state in `folder`, which is made if it is missing: its keys too, and an empty registry.
+        """The state in `folder`, which is made if it is missing, with its keys; the registry is made when it is opened.
 
         These are made once. If one is gone later, another would be a fleet that no device believes.
 
@@ -140,20 +142,19 @@ class State:
         return state
 
     def _found(self) -> None:
-        """Makes the keys and the registry of a new fleet, in this order; goes on where a crash interrupted that.
+        """Makes the keys of a new fleet, and lets its registry be made; goes on where a crash interrupted that.
 
         Raises:
             FleetError: this was a fleet already, whose fleet.json was removed, and something is gone.
         """
         from edge.fleet.server.authority import Authority
-        from edge.fleet.server.database import Database
         from edge.fleet.server.updates.repository import ModelRepository
 
-        if self.registry.exists():
+        if self.registry.exists() or self._registry_to_come.exists():
             self.check(Settings())
         Authority(self.authority)
         ModelRepository.create(self.tuf)
-        Database(self.registry).close()
+        self._registry_to_come.touch(0o600)
 
     def missing(self, settings: Settings | None = None) -> list[tuple[str, str]]:
         """What was made with the fleet and is gone: (what, where); `settings` are those in the folder by default."""
@@ -167,7 +168,8 @@ class State:
             listed = " ".join(f"tuf/metadata/{kind}" for kind in gone)
             found.append(("signed models", listed if len(gone) < len(kinds) else "tuf/"))
         elsewhere = (self.settings() if settings is None else settings).database
-        if not elsewhere and not (self.registry.is_file() and self.registry.stat().st_size):
+        made = self.registry.is_file() and self.registry.stat().st_size
+        if not elsewhere and not made and not self._registry_to_come.exists():
             found.append(("registry", self.registry.name))
         return found
 
@@ -237,10 +239,21 @@ class State:
             os.fchmod(file.fileno(), 0o600)
             file.write(json.dumps(asdict(settings), indent=2).encode() + b"\n")
 
-    def database(self) -> Database:
-        """Opens the registry."""
+    def database(self, settings: Settings | None = None) -> Database:
+        """Opens the registry; `settings` are those in the folder by default.
+
+        Raises:
+            FleetError: it, or what it goes with, is gone; it cannot be opened.
+        """
+        settings = settings or self.settings()
+        self.check(settings)
+        return self.open_registry(settings)
+
+    def open_registry(self, settings: Settings) -> Database:
+        """The same, whatever else is gone."""
         from edge.fleet.server.database import Database
 
-        settings = self.settings()
-        self.check(settings)
-        return Database(settings.database or self.registry)
+        database = Database(settings.database or self.registry)
+        if not settings.database:
+            self._registry_to_come.unlink(missing_ok=True)
+        return database

@@ -373,7 +373,7 @@ def test_a_model_that_takes_the_device_down_is_given_up(
 
 
 def test_a_damaged_active_model_gives_way_to_the_one_before(
-    server: Server, device: Installer, bundles: dict[str, Path]
+    server: Server, device: Installer, bundles: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     device.install(UpdateJob("j1", server.publish(bundles["old"]).path))
     new = server.publish(bundles["new"])
@@ -383,6 +383,7 @@ def test_a_damaged_active_model_gives_way_to_the_one_before(
     (device.store.folder / "state" / "other.json").write_bytes(b"{")
     device.recover()
     assert _version(device) == "1.0"
+    assert f"kws {new.version}: its bundle is damaged or gone: 1.0 is active again" in caplog.text
 
 
 def test_trials_run_in_a_process_of_their_own(

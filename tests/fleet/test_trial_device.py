@@ -168,9 +168,10 @@ def test_two_machines_with_one_identity_are_told(fleet: Fleet, caplog: pytest.Lo
     home = fleet.member("twin")
     copy = Home(fleet.folder / "copy")
     shutil.copytree(home.folder, copy.folder, dirs_exist_ok=True)
-    with caplog.at_level(logging.WARNING, "edge.fleet.agent"):
+    with caplog.at_level(logging.WARNING, "edge.fleet"):
         agents = [fleet.run(home), fleet.run(copy)]
         until(lambda: "another machine uses this identity" in caplog.text, 40)
+        until(lambda: "twin: two machines use its identity in turn" in caplog.text)
         for agent in agents:
             agent.stop()
 

@@ -43,7 +43,7 @@ def lose(folder: Path, names: str) -> None:
 )
 def test_what_is_gone_is_told_and_not_made_anew(gone: str, told: str, tmp_path: Path) -> None:
     folder = tmp_path / "fleet"
-    State.create(folder)
+    State.create(folder).database().close()
     lose(folder, gone)
     before = contents(folder)
     names = ("up", "keys", "status", "devices", "token", "models", "audit")
@@ -62,7 +62,7 @@ def test_what_is_gone_is_told_and_not_made_anew(gone: str, told: str, tmp_path: 
 def test_what_a_crash_interrupted_at_the_first_start_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "fleet"
     State.create(folder)
-    lose(folder, "fleet.json registry.sqlite* tuf/metadata/timestamp.json")
+    lose(folder, "fleet.json registry.new tuf/metadata/timestamp.json")
     root = (folder / "ca" / "root.pem").read_bytes()
     State.create(folder).check()
     assert (folder / "ca" / "root.pem").read_bytes() == root
@@ -76,7 +76,7 @@ def test_a_registry_elsewhere_is_not_missed_here(tmp_path: Path) -> None:
 
     state = State.create(tmp_path / "fleet")
     state.save(dataclasses.replace(state.settings(), database="postgresql://ana@db/fleet"))
-    lose(state.folder, "registry.sqlite*")
+    lose(state.folder, "registry.*")
     state.check()
     with pytest.raises(FleetError, match=r"registry\.sqlite is gone"):
         state.check(dataclasses.replace(state.settings(), database=""))

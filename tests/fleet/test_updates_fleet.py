@@ -124,8 +124,9 @@ def _version(updates: Updates) -> str:
 
 
 def test_publish_deploy_one_fails_its_gate_and_the_rollout_aborts(
-    fleet: UpdatingFleet, digits_bundle: Path, tmp_path: Path
+    fleet: UpdatingFleet, digits_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "edge.fleet.updates")
     old = remade(digits_bundle, tmp_path / "old.edge", name="kws", version="1.0")
     new = remade(digits_bundle, tmp_path / "new.edge", name="kws", version="2.0", license="MIT")
     fleet.publish(old)
@@ -159,6 +160,17 @@ def test_publish_deploy_one_fails_its_gate_and_the_rollout_aborts(
     shown = fleet.rollouts.show(third)
     assert shown["devices"] == {"failed": 1, "waiting": 2}
     assert shown["problems"][0]["detail"].startswith("gate, on ") and time.monotonic() - started < 60
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    for level, part in (
+        ("INFO", "kws/1.0/bundle.edge: downloading, "),
+        ("INFO", "kws/1.0/bundle.edge: verified"),
+        ("INFO", "kws/1.0/bundle.edge: its trial begins"),
+        ("INFO", "kws/1.0/bundle.edge: passed its trial"),
+        ("INFO", "kws: activated"),
+        ("INFO", "kws/1.0/bundle.edge: active"),
+        ("WARNING", "kws/3.0/bundle.edge: failed: gate, on "),
+    ):
+        assert any(level == one and text.startswith(part) for one, text in told), (part, told)
     assert {_version(updates) for updates in devices.values()} == {"2.0"}
 
     assert fleet.rollouts.rollback(second, "ana@desk") == 3
