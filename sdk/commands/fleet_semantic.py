@@ -136,7 +136,8 @@ def match(model: str | None, device: str | None, where: str | None, unfit: bool,
 
     MODEL is a published model (kws, its newest version, or kws:2.1), or the path of a bundle that is not published yet.
     For what does not fit, every need that is not met is told: RAM, flash, kind, architecture, target, board, runtime
-    and its version, sensor, operators, number format.
+    and its version, operators, number format. Sensors that the model listens to and the device does not have are told
+    too: it runs the model all the same, on inputs from elsewhere.
     """
     if (model is None) == (device is None):
         raise click.UsageError("give a MODEL, or --device ID")
@@ -162,13 +163,14 @@ def match(model: str | None, device: str | None, where: str | None, unfit: bool,
 
     first = "device" if model is not None else "model"
     print_table(
-        (first, "fits", "variant", "needs that are not met"),
+        (first, "fits", "variant", "needs that are not met", "without"),
         [
             (
                 each.device if model is not None else each.model,
                 "yes" if each.fits else "no",
                 each.variant,
                 "; ".join(map(str, each.unmet)),
+                ", ".join(each.without) or None,
             )
             for each in found
         ],
@@ -182,6 +184,7 @@ def _match_json(found: Match) -> dict[str, Any]:
         "model": found.model,
         "fits": found.fits,
         "variant": found.variant,
+        "without": list(found.without),
         "unmet": [{"need": each.need, "wanted": each.wanted, "found": each.found} for each in found.unmet],
     }
 

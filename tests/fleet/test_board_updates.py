@@ -157,9 +157,11 @@ def test_the_operator_takes_it_back(fleet: Fleet) -> None:
     assert outcome is not None and outcome.state == "active" and fleet.runs() == 4
     outcome = fleet.updates.update(UpdateJob("j2", first, rollback=True))
     assert outcome is not None and outcome.state == "active" and fleet.runs() == 3
-    third = fleet.publish(5)
+    # A job that calls a newer version a rollback passes no gate by that.
+    third = fleet.publish(5, gate="latency_p95<0.001ms")
     outcome = fleet.updates.update(UpdateJob("j3", third, rollback=True))
-    assert outcome is not None and outcome.state == "failed"
+    assert outcome is not None and outcome.state == "rolled-back" and "latency" in outcome.detail
+    assert fleet.runs() == 3
 
 
 def test_a_transfer_that_is_taken_back_ends_and_is_not_activated(fleet: Fleet) -> None:
