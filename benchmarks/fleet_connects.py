@@ -28,6 +28,8 @@ from fleet_ingest import _new_device
 from processes import cpu
 
 from edge.fleet import topics
+from edge.fleet.addresses import Address
+from edge.fleet.device.agent import QOS
 from edge.fleet.messages import Sender, Status
 from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
@@ -48,12 +50,12 @@ def _client(port: int, root: str, identities: dict[str, Path], connects: int, re
     sender = Sender()
 
     async def connect_again(name: str, executor: Executor) -> None:
-        status, filters = topics.up(name, "status"), [(topics.everything_down(name), 1), (topics.to_all("#"), 1)]
+        status, filters = topics.up(name, "status"), [(topics.everything_down(name), QOS), (topics.to_all("#"), QOS)]
         for _ in range(connects // len(identities)):
             offline, online = (sender.wrap(Status(here).json()).encode() for here in (False, True))
             connection = Connection(name, contexts[name], mqtt.MQTTv5, (status, offline), lambda topic, payload: None)
-            await connection.open("127.0.0.1", port, 60, filters, executor)
-            connection.publish(status, online, 1)
+            await connection.open(Address("127.0.0.1", port), 60, filters, executor)
+            connection.publish(status, online, QOS)
             connection.disconnect(10)
             await connection.closed
             connection.drop()

@@ -9,7 +9,8 @@ BUNDLE is any model for the core, which is published as "kws" 1.0, 2.0 and 3.0. 
 1. 1.0 goes to all devices at once, which have no model: seconds of planning, of CPU, of wall time.
 2. 2.0 is found broken by a tenth of the devices (--fail-share), and 2 % may fail: the time from the moment at which the
    device that crosses the threshold says so, by its own clock, to the entry in the audit log that tells of the abort.
-3. 3.0 goes out in phases while broker, server and simulator are killed in turn (SIGKILL) and begun again.
+3. 3.0, which the same tenth finds broken, goes to all others in phases while broker, server and simulator are killed in
+   turn (SIGKILL) and begun again.
 
 After each, the active bundle of every device is opened and verified. With the checkout on PYTHONPATH; prints JSON.
 """
@@ -20,8 +21,10 @@ import argparse
 import json
 import math
 import os
+import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -37,7 +40,6 @@ from tests.fleet.simulated import SimulatedFleet
 
 _ABORT_OVER, _FAIL_SHARE = 0.02, 0.1
 _LONGEST = 1800.0
-_KILL_SECONDS = float(os.environ.get("K", 8))
 
 
 class Rollout:
@@ -54,6 +56,11 @@ class Rollout:
 
     def state(self) -> str:
         return str(self._fleet.rollouts.show(self.id)["state"])
+
+    def ended(self) -> int:
+        """Devices that have come to an end."""
+        counts = self._fleet.rollouts.show(self.id)["devices"]
+        return int(counts.get("active", 0) + counts.get("failed", 0))
 
     def wait(self, state: str) -> float:
         """Waits for a state; returns the seconds since the beginning."""
@@ -121,15 +128,17 @@ def aborted(fleet: SimulatedFleet) -> dict[str, Any]:
 def killed(
     fleet: SimulatedFleet, devices: int, simulation: subprocess.Popen[str], kills: int
 ) -> tuple[dict[str, Any], subprocess.Popen[str]]:
-    """3.0 in phases, while everything is killed in turn."""
-    rollout = Rollout(fleet, Plan("kws", "3.0", steps=parse_steps("10%,100%", canary=5), abort_over=_ABORT_OVER))
+    """3.0 in phases, while everything is killed in turn; who finds it broken does not stop it."""
+    rollout = Rollout(fleet, Plan("kws", "3.0", steps=parse_steps("10%,100%", canary=5), abort_over=1.0))
     victims, without = [], 0
     for number in range(kills):
-        time.sleep(_KILL_SECONDS)
+        # Spread over the rollout: the first while its canaries are busy.
+        wait_for(lambda number=number: rollout.ended() >= number * devices / (kills + 1), _LONGEST, "no progress")
         if rollout.state() == "done":
             break
+        time.sleep(random.uniform(0, 2))
         victim = ("broker", "server", "devices")[number % 3]
-        victims.append(f"{victim} at {fleet.rollouts.show(rollout.id)['devices'].get('active', 0)}")
+        victims.append(f"{victim} when {rollout.ended()} had ended")
         if victim == "broker":
             fleet.kill_broker()
         elif victim == "server":
@@ -141,7 +150,7 @@ def killed(
                 os.kill(pid, signal.SIGKILL)
             simulation.communicate(timeout=60)
             without = max(without, fleet.versions("kws")[""])  # as the kill has left them, before they start again
-            simulation = fleet.simulate(devices)
+            simulation = fleet.simulate(devices, "--fail-share", str(_FAIL_SHARE))
     seconds = rollout.wait("done")
     shown = fleet.rollouts.show(rollout.id)
     return {
@@ -151,6 +160,12 @@ def killed(
         "verified": dict(fleet.versions("kws")),
         "devices_without_a_working_model": without,
     }, simulation
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """Tells a part as soon as it is there: all of them take a while."""
+    print(json.dumps(found), file=sys.stderr, flush=True)
+    return found
 
 
 def measure(folder: Path, bundle: Path, devices: int, kills: int) -> dict[str, Any]:
@@ -163,16 +178,12 @@ def measure(folder: Path, bundle: Path, devices: int, kills: int) -> dict[str, A
         simulation = fleet.simulate(devices)
         wait_for(lambda: fleet.online() >= devices, 300 + devices / 4, "not all devices came in")
         found: dict[str, Any] = {"devices": devices, "bundle_bytes": made.stat().st_size}
-        found["first"] = first(fleet, devices)
+        found["first"] = _told(first(fleet, devices))
         fleet.end(simulation)
         wait_for(lambda: fleet.online() == 0, 120, "not all went")
         simulation = fleet.simulate(devices, "--fail-share", str(_FAIL_SHARE))
         wait_for(lambda: fleet.online() >= devices, 300 + devices / 4, "not all devices came back")
-        found["aborted"] = aborted(fleet)
-        fleet.end(simulation)
-        wait_for(lambda: fleet.online() == 0, 120, "not all went")
-        simulation = fleet.simulate(devices)
-        wait_for(lambda: fleet.online() >= devices, 300 + devices / 4, "not all devices came back")
+        found["aborted"] = _told(aborted(fleet))
         found["killed"], simulation = killed(fleet, devices, simulation, kills)
         fleet.end(simulation)
         return found

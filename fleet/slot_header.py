@@ -13,10 +13,11 @@ from edge.runtime.errors import BadFile
 
 MANIFEST_BYTES = 320
 """Before the payload; the board's digest is over what follows."""
+LONGEST_NAME, LONGEST_VERSION = 32, 16
 
-_HEADER = struct.Struct("<8s2H7IQ32s16s16s")
+_HEADER = struct.Struct("<8s2H7IQ32s16s16s32s16s")
 _MAGIC, _FORMAT = b"EDGESLOT", 1
-_WORD = re.compile(rb"([a-z0-9][a-z0-9._-]*)?\0*")
+_WORD = re.compile(rb"([A-Za-z0-9][A-Za-z0-9._+-]*)?\0*")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class SlotHeader:
         abi: version of the programs that the board's core must run.
         sequence: boards take only higher ones than they have confirmed.
         target, board: classes of processor and board; "": any.
+        name, version: of the model, as the board will tell them.
         program_bytes: of the program, with which the payload begins.
     """
 
@@ -34,6 +36,8 @@ class SlotHeader:
     sequence: int
     target: str
     board: str
+    name: str
+    version: str
     program_bytes: int
 
     @classmethod
@@ -51,8 +55,8 @@ class SlotHeader:
             raise BadFile(f"{where}: a slot image of format {form}; this edge knows {_FORMAT}")
         if not 0 < program <= len(image) - MANIFEST_BYTES or description > len(image):
             raise BadFile(f"{where}: a slot image that was cut short")
-        target, board = (_word(value, where) for value in fields[-2:])
-        return cls(abi, sequence, target, board, program)
+        target, board, name, version = (_word(value, where) for value in fields[-4:])
+        return cls(abi, sequence, target, board, name, version, program)
 
     def program(self, image: bytes) -> bytes:
         """The program in the image."""
@@ -61,5 +65,5 @@ class SlotHeader:
 
 def _word(value: bytes, where: str) -> str:
     if not _WORD.fullmatch(value):
-        raise BadFile(f"{where}: a slot image whose target or board is no name")
+        raise BadFile(f"{where}: a slot image whose target, board, name or version is none")
     return value.rstrip(b"\0").decode("ascii")

@@ -130,13 +130,15 @@ void run_op(const std::string &name, nb::list args, int threads) {
   expect_ok(status, error);
 }
 
-nb::dict measure_peak(double milliseconds) {
+constexpr size_t kReadBytes = size_t{64} << 20;  // much larger than an L2, and at least the size of most L3s
+
+nb::dict measure_peak(double milliseconds, size_t read_bytes) {
   if (!(milliseconds > 0 && milliseconds <= 10000)) refuse("milliseconds: expected more than 0 and at most 10000");
-  constexpr size_t kBytes = size_t{64} << 20;  // much larger than an L2, and at least the size of most L3s
+  if (read_bytes < 4096 || read_bytes > size_t{1} << 30) refuse("read_bytes: expected 4096 to 2^30");
   edge_peak peak{};
   {
     nb::gil_scoped_release released;
-    std::vector<uint8_t> buffer(kBytes, 1);
+    std::vector<uint8_t> buffer(read_bytes, 1);
     auto seconds = [] {
       return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
     };
@@ -440,8 +442,9 @@ NB_MODULE(_core, module) {
   module.def("run_op", &run_op, nb::arg("name"), nb::arg("args"), nb::arg("threads") = 1,
              "Checks and runs one operator; the trailing arrays of `args` are its outputs, written in place.");
   module.def("sha256", &sha256, nb::arg("data"), "SHA-256 of a buffer's bytes, in hexadecimal.");
-  module.def("measure_peak", &measure_peak, nb::arg("milliseconds") = 50.0,
-             "Multiply-accumulates a second by instruction, int8 and float32, and bytes read a second, on one thread.");
+  module.def("measure_peak", &measure_peak, nb::arg("milliseconds") = 50.0, nb::arg("read_bytes") = kReadBytes,
+             "Multiply-accumulates a second by instruction, int8 and float32, and bytes read a second of so many that are "
+             "read over and over, on one thread.");
 
   nb::class_<Program>(module, "Program", "A loaded .pte program: constants are read in place from the bytes given.")
       .def(nb::init<nb::object, int, bool>(), nb::arg("data"), nb::arg("threads") = 1, nb::arg("mapped") = false)

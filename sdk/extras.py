@@ -66,7 +66,6 @@ PACKAGES: tuple[Package, ...] = (
     Package("pyoxigraph", "pyoxigraph", "fleet", "queries over them"),
     Package("pyshacl", "pyshacl", "fleet", "their validation"),
     Package("nats", "nats-py", "fleet", "the server's answers to a NATS cluster"),
-    Package("aiomqtt", "aiomqtt", "fleet", "the server's link to the broker"),
     Package("amqtt", "amqtt", "fleet", "a broker for a first try without mosquitto"),
     Package("prometheus_client", "prometheus-client", "fleet", "metrics"),
     Package("psycopg", "psycopg", "fleet", "PostgreSQL instead of SQLite"),

@@ -61,10 +61,10 @@ WINDOW = 100
 _RESEND_SECONDS = 20.0
 # At most once: what counts is the server's acknowledgement, not a broker's. More would cost: a NATS cluster keeps a
 # replicated consumer for each subscription at QoS 1, and writes each message at QoS 1 to three disks.
-_QOS = 0
+QOS = 0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _RENEWAL_SECONDS = 300.0
-_MOST_JOBS = 1000
+MOST_JOBS = 1000
 # A broker that knows one version of MQTT may say nothing at all to the other.
 _ANSWER_SECONDS = 10.0
 # A connection that lasted as long was a good one: after it the pauses begin anew.
@@ -244,7 +244,7 @@ class Agent:
         )
         client.tls_set_context(self.home.trust())
         client.max_inflight_messages_set(2 * WINDOW)
-        client.will_set(topics.up(place.id, "status"), self._online(False), _QOS)
+        client.will_set(topics.up(place.id, "status"), self._online(False), QOS)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
@@ -260,7 +260,7 @@ class Agent:
                 self._count_ends(began)
             if was_connected and not self._lost.is_set():
                 with contextlib.suppress(RuntimeError):  # paho's word for: the connection is gone
-                    client.publish(topics.up(place.id, "status"), self._online(False), _QOS).wait_for_publish(2)
+                    client.publish(topics.up(place.id, "status"), self._online(False), QOS).wait_for_publish(2)
             self.connected.clear()
             self._client = None
             client.disconnect()
@@ -301,7 +301,7 @@ class Agent:
                 self._send_waiting(client)
                 if now >= self._answer_at:
                     self._answer_at = float("inf")
-                    client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+                    client.publish(topics.up(self.place.id, "status"), self._online(True), QOS)
                     self._sent.clear()  # the server was away: what was on its way may not have come
                 next_beat = last_beat + jitter * self._heartbeat
                 pause = max(0.01, min(next_beat - now, self._answer_at - now, _RESEND_SECONDS / 4))
@@ -338,8 +338,8 @@ class Agent:
             self._lost.set()
             self._wake.set()
             return
-        client.subscribe([(topics.everything_down(self.place.id), _QOS), (topics.to_all("#"), _QOS)])
-        client.publish(topics.up(self.place.id, "status"), self._online(True), _QOS)
+        client.subscribe([(topics.everything_down(self.place.id), QOS), (topics.to_all("#"), QOS)])
+        client.publish(topics.up(self.place.id, "status"), self._online(True), QOS)
         _log.info("%s: connected to %s", self.place.id, self._broker)
 
     def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
@@ -374,7 +374,7 @@ class Agent:
             key = (envelope.boot, envelope.seq)
             if now - self._sent.get(key, -_RESEND_SECONDS) >= _RESEND_SECONDS:
                 self._sent[key] = now
-                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), _QOS)
+                client.publish(topics.up(self.place.id, *kind.split("/")), envelope.encode(), QOS)
 
     def _take_acknowledgements(self) -> None:
         by_boot: dict[str, list[int]] = {}
@@ -426,7 +426,7 @@ class Agent:
         if rest[0] in self._queued_jobs:
             return
         # A server that floods, or takes no reports, must fill neither memory nor disk; an honest one sends again.
-        if len(self._queued_jobs) >= _MOST_JOBS or self.outbox.is_full:
+        if len(self._queued_jobs) >= MOST_JOBS or self.outbox.is_full:
             _log.warning("%s: too much to do, or to tell: a job is not taken now", self.place.id)
             return
         self._queued_jobs.add(rest[0])

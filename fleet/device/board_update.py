@@ -162,10 +162,12 @@ class BoardUpdates:
         # An image that the board runs already, since an attempt whose end was not heard, cannot be withdrawn any more.
         if self._withdrawn(job.id) and not runs_it():
             return Outcome(job.id, "failed", CANCELLED)
-        before = None if reference is None or job.rollback else self._answers(device, reference)
         previous = device.info.running_sequence
+        # What a job calls a rollback may not be one: the job is not signed, the gate is.
+        back = job.rollback and sequence <= previous
+        before = None if reference is None or back else self._answers(device, reference)
         try:
-            if job.rollback and not runs_it():
+            if back and not runs_it():
                 # A board takes no lower sequence than it has confirmed: what it can do is return to its other slot.
                 device.roll_back()
                 device.reset()
@@ -188,7 +190,7 @@ class BoardUpdates:
                 inputs, expected = read_reference(reference, "reference", model)
                 measures = self._measure(model, inputs, expected, before)
                 metrics = figures(measures)
-                if not job.rollback:
+                if not back:
                     judge([parse_gate(text) for text in (variant.gate, job.gate) if text], measures)
         except (EdgeError, BadInput) as error:
             if device.info.running_sequence == previous:  # it was there already: nothing to go back to

@@ -303,8 +303,10 @@ class Installer:
         metrics: dict[str, float] = {}
         try:
             metrics.update(self._check(path))
-            gates = [] if job.rollback else [parse_gate(text) for text in (variant.gate, job.gate) if text]
-            if gates or (state.active is not None and not job.rollback):
+            # What a job calls a rollback may not be one: the job is not signed, the gate is.
+            back = job.rollback and state.active is not None and variant.sequence <= state.active.sequence
+            gates = [] if back else [parse_gate(text) for text in (variant.gate, job.gate) if text]
+            if gates or (state.active is not None and not back):
                 old = self.store.file(state.active.sha256) if state.active is not None else None
                 measures = self._compare(old, path, self.folder / "inputs" / model, job.samples)
                 metrics.update(figures(measures))

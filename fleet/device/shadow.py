@@ -122,3 +122,7 @@ def log_level_of(value: Value) -> int:
     if value not in LOG_LEVELS:
         raise FleetError(f"log: {shown(value)}: expected one of {', '.join(LOG_LEVELS)}")
     return int(getattr(logging, str(value).upper()))
+
+
+OBEYED: dict[str, Callable[[Value], object]] = {"heartbeat": heartbeat_of, "log": log_level_of}
+"""Settings that the agent obeys, each with what refuses a value that no device can have."""

@@ -20,11 +20,13 @@ from edge.fleet.server.authority import Authority
 from edge.fleet.server.broker import BrokerFiles
 from edge.fleet.server.database import Database, Event, audit, set_setting, setting
 from edge.fleet.server.link import BrokerAddress, trust, write_identity
+from edge.runtime.errors import EdgeError
 
 _log = logging.getLogger("edge.fleet.server")
 
 _HOUR = 3600.0
 _SUSPEND_SECONDS = 60.0
+_TRIES = 20
 
 
 class Access:
@@ -44,6 +46,8 @@ class Access:
         self._address: BrokerAddress
         self._revoking = threading.Lock()
         self._suspended: dict[str, float] = {}
+        self._ending = threading.Lock()
+        self._still_in: dict[str, int] = {}
         self._stopping = threading.Event()
         self._told = False  # whether the broker has read what was written last, as far as we know
 
@@ -56,10 +60,15 @@ class Access:
 
     def revoked(self, events: list[Event]) -> None:
         """Devices' certificates were taken back."""
-        self.write_revocations()
-        devices = list(dict.fromkeys(event.subject for event in events))
-        # A connection takes hundredths of a second, and others wait for the caller's thread.
-        threading.Thread(target=self._end_sessions, args=(devices,), name="end sessions", daemon=True).start()
+        self._still_in |= {event.subject: _TRIES for event in events}
+        self.shut_out()
+
+    def shut_out(self) -> None:
+        """Shuts out those whose certificates were taken back; again, where the disk was full or the broker away."""
+        if self._still_in:
+            self.write_revocations()
+            # A connection takes hundredths of a second, and others wait for the caller's thread.
+            threading.Thread(target=self._end_sessions, name="end sessions", daemon=True).start()
 
     def write_revocations(self) -> None:
         with self._revoking:  # a list must not replace a later one
@@ -109,13 +118,18 @@ class Access:
         self._files.write_revocations(self._authority.revocation_list(sorted(revoked.items()), issued_at))
         self._told = self._reload()
 
-    def _end_sessions(self, devices: list[str]) -> None:
-        for device in devices:
-            if not self._stopping.is_set():
-                self._end_session(device)
+    def _end_sessions(self) -> None:
+        with self._ending:
+            for device in list(self._still_in):
+                left = self._still_in.pop(device, 0)
+                if left == 0 or self._stopping.is_set() or self._end_session(device):
+                    continue
+                if left > 1:
+                    self._still_in.setdefault(device, left - 1)
+                return  # the others' would end as little
 
-    def _end_session(self, device: str) -> None:
-        """Ends a device's session by taking it over: it would last until the connection breaks."""
+    def _end_session(self, device: str) -> bool:
+        """Ends a device's session by taking it over: it would last until the connection breaks. Whether it did."""
         path = self._folder / f"stand-in-{device}.pem"
         error: Exception = FleetError("no broker")
         try:
@@ -123,12 +137,13 @@ class Access:
             for broker in self._address.brokers:
                 try:
                     self._take_over(device, path, broker)
-                    return
-                except (OSError, FleetError) as found:
+                    return True
+                except (OSError, EdgeError) as found:
                     error = found
         finally:
             path.unlink(missing_ok=True)
-        _log.error("%s: its session could not be ended (%s); it ends with its connection", device, error)
+        _log.error("%s: its session could not be ended yet: %s", device, error)
+        return False
 
     def _take_over(self, device: str, identity: Path, broker: Address) -> None:
         ended = threading.Event()

@@ -173,7 +173,8 @@ class Knock:
         said = Fields(fields.raw("connect_opts"), "connect_opts")
         tls = fields.raw("client_tls", None)
         chains = Fields(tls, "client_tls").raw("verified_chains", None) if tls else None
-        certificate = chains[0][0] if isinstance(chains, list) and chains and chains[0] else ""
+        chain = chains[0] if isinstance(chains, list) and chains else None
+        certificate = chain[0] if isinstance(chain, list) and chain else ""
         return cls(
             user=fields.text("user_nkey", 80),
             server=server.text("id", 80),

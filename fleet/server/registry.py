@@ -16,11 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
+from edge.fleet.device.shadow import OBEYED
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import FINAL_JOB_STATES, Desired, JobReport
 from edge.fleet.server import tables
 from edge.fleet.server.database import audit, emit
+from edge.fleet.server.updates.tables import OPEN, rollout_devices, rollouts
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;/_+()@-]{0,99}")
@@ -157,7 +159,10 @@ def set_desired(connection: Connection, device: str, desired: dict[str, Any], ac
     version: int = device_row["desired_version"] + 1
     try:
         wanted = Desired.read({"version": version, "desired": merged})
-    except BadMessage as error:
+        for name, check in OBEYED.items():
+            if desired.get(name) is not None:
+                check(desired[name])
+    except (BadMessage, FleetError) as error:
         raise FleetError(f"{device}: {error}") from error
     table = tables.devices
     values = {"desired": wanted.settings, "desired_version": version}
@@ -285,6 +290,10 @@ def remove(connection: Connection, device: str, actor: str) -> None:
     if describe(connection, device)["state"] != "revoked":
         raise FleetError(f"{device}: revoke it first ('edge fleet revoke {device}'), so that it cannot come back")
     connection.execute(tables.devices.delete().where(tables.devices.c.id == device))
+    # What ended rollouts were stays true; those that go on go on without it.
+    going_on = sa.select(rollouts.c.id).where(rollouts.c.state.in_(OPEN))
+    part = rollout_devices
+    connection.execute(part.delete().where(part.c.device == device, part.c.rollout.in_(going_on)))
     audit(connection, actor, "device.remove", device)
     emit(connection, "device.removed", device, {"id": device})
 

@@ -147,6 +147,7 @@ class Server:
             self.every(_HOUR, access.write_revocations)
             self.every(30, access.write_tokens)
             self.every(30, access.watch_clock)
+            self.every(30, access.shut_out)
             self.every(_HOUR, self._prune)
             self.every(1, self._end_roll_call)
             self.follow(FLOODED, lambda event: access.flood(event.subject))

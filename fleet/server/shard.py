@@ -72,7 +72,7 @@ class Shard:
         """The broker has answered a subscription: now the devices can be asked for their status."""
         with self._lock:
             devices = self._asked.pop(packet, [])
-            if not self._asked:
+            if not self._asked and not failed:
                 self.heard.set()
         if failed:
             _log.error("the broker does not let the worker hear devices: does it have the rules in devices.acl?")

@@ -82,7 +82,8 @@ class _Process:
                 self._process.stdin.close()
 
     def join(self) -> None:
-        assert self._process is not None
+        if self._process is None:
+            return
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

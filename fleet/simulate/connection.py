@@ -15,7 +15,9 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from edge.fleet.addresses import Address
 from edge.fleet.errors import FleetError
+from edge.fleet.identity import client_id
 from edge.fleet.mqtt_version import other_protocol
 
 _ANSWER_SECONDS = 30.0
@@ -38,7 +40,7 @@ class Connection:
     """One connection, from its beginning to its end.
 
     Args:
-        device: id of the device, as MQTT client id.
+        device: id of the device.
         context: TLS as this device.
         protocol: version of MQTT.
         will: topic and payload of the last will.
@@ -62,21 +64,19 @@ class Connection:
         self._socket: Any = None
         self._writing = False
         self._client = client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=device, protocol=protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=client_id(device), protocol=protocol, reconnect_on_failure=False
         )
         client.connect_timeout = _CONNECT_SECONDS
         client.tls_set_context(context)
         client.max_inflight_messages_set(200)
-        client.will_set(*will, 1)
+        client.will_set(*will, 0)
         client.on_connect = self._on_connect
         client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_socket_close = lambda _client, _user, _socket: self._unwatch()
         client.on_message = lambda _client, _user, message: on_message(message.topic, bytes(message.payload))
 
-    async def open(
-        self, host: str, port: int, keepalive: int, topics: list[tuple[str, int]], executor: Executor
-    ) -> None:
+    async def open(self, address: Address, keepalive: int, topics: list[tuple[str, int]], executor: Executor) -> None:
         """Connects and subscribes to `topics` (filters and qualities of service).
 
         Raises:
@@ -84,7 +84,7 @@ class Connection:
             NotLetIn: the broker does not let the device in.
         """
         self._client.user_data_set(topics)
-        await self._loop.run_in_executor(executor, self._client.connect, host, port, keepalive)
+        await self._loop.run_in_executor(executor, self._client.connect, address.host, address.port, keepalive)
         self._socket = self._client.socket()
         if self._socket is None:
             raise OSError("the broker ended the connection")
@@ -175,8 +175,12 @@ class Connection:
             return
         client.subscribe(topics)
 
-    def _on_subscribe(self, *_: Any) -> None:
-        if not self._ready.done():
+    def _on_subscribe(self, _client: mqtt.Client, _user: Any, _mid: int, codes: list[Any], _properties: Any) -> None:
+        if self._ready.done():
+            return
+        if any(code.is_failure for code in codes):  # a connection on which nothing would come down
+            self._ready.set_exception(NotLetIn("the broker lets it hear nothing", self._protocol))
+        else:
             self._ready.set_result(None)
 
     def _on_disconnect(self, *_: Any) -> None:

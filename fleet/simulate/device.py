@@ -25,7 +25,8 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import MQTTProtocolVersion
 
 from edge.fleet import topics
-from edge.fleet.device.agent import KEEPALIVE_SECONDS, WINDOW
+from edge.fleet.addresses import Address
+from edge.fleet.device.agent import KEEPALIVE_SECONDS, MOST_JOBS, QOS, WINDOW
 from edge.fleet.device.home import Home
 from edge.fleet.device.jobs import JobHandler, Jobs, Report
 from edge.fleet.device.shadow import DeviceShadow, heartbeat_of
@@ -79,18 +80,20 @@ class Surroundings:
     """What the devices of a process share.
 
     Attributes:
-        addresses: hosts and ports of the broker; when one fails, a device tries the next.
-        every: seconds between the reports of a device; 0: no more reports.
+        addresses: of the broker; when one fails, a device tries the next.
+        every: seconds between the reports of a device, if nobody has told it otherwise.
         connecting: threads that connect.
         working: threads that do jobs.
         slots: how many devices may be connecting at once.
+        draining: nobody reports anything new.
     """
 
-    addresses: list[tuple[str, int]]
+    addresses: list[Address]
     every: float
     connecting: Executor
     working: Executor
     slots: asyncio.Semaphore
+    draining: bool = False
     counts: Counts = field(default_factory=Counts)
     protocol: MQTTProtocolVersion = mqtt.MQTTv5
 
@@ -215,12 +218,17 @@ class SimulatedDevice:
         if self._updates is not None:
             self._updates.stop()
         if self._connection is not None:
-            self._connection.publish(topics.up(self.id, "status"), self._online(False), 1)
+            self._connection.publish(topics.up(self.id, "status"), self._online(False), QOS)
             self._connection.disconnect(_GOODBYE_SECONDS)
 
     @property
     def online(self) -> bool:
         return self.connected.is_set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a job to do."""
+        return bool(self._queued)
 
     @property
     def models(self) -> tuple[InstalledModel, ...]:
@@ -238,7 +246,8 @@ class SimulatedDevice:
         self._send_waiting(now)
         if time.time() >= self._renewal_due and now - self._asked_at > _RENEWAL_SECONDS:
             self._asked_at = now
-            self._put("csr", CertificateRequest(self.home.next_request()[0]).json())
+            csr, der, _ = self.home.next_request()
+            self._put("csr", CertificateRequest(csr, vouched=self.home.vouch(der)).json())
 
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -247,7 +256,7 @@ class SimulatedDevice:
     async def _session(self) -> None:
         """One connection, from its beginning to its end."""
         around = self._around
-        host, port = around.addresses[self._address % len(around.addresses)]
+        address = around.addresses[self._address % len(around.addresses)]
         async with around.slots:
             if self._stopping.is_set():
                 return
@@ -255,13 +264,13 @@ class SimulatedDevice:
                 self._context = await self._loop.run_in_executor(around.connecting, self.home.trust)
             will = topics.up(self.id, "status"), self._online(False)
             connection = Connection(self.id, self._context, around.protocol, will, self._came)
-            filters = [(topics.everything_down(self.id), 1), (topics.to_all("#"), 1)]
-            await connection.open(host, port, KEEPALIVE_SECONDS, filters, around.connecting)
+            filters = [(topics.everything_down(self.id), QOS), (topics.to_all("#"), QOS)]
+            await connection.open(address, KEEPALIVE_SECONDS, filters, around.connecting)
         self._connection = connection
         around.counts.connects += 1
         self.connected.set()
         try:
-            connection.publish(topics.up(self.id, "status"), self._online(True), 1)
+            connection.publish(topics.up(self.id, "status"), self._online(True), QOS)
             if self._said is None:
                 self._say_hello()
                 self._loop.call_later(random.uniform(0, around.every), self._beat)  # noqa: S311
@@ -270,20 +279,22 @@ class SimulatedDevice:
         finally:
             self.connected.clear()
             self._connection = None
-            for message in self.outbox.waiting.values():
-                message.at = 0.0
+            self._forget_sent()
             around.counts.lost += not self._stopping.is_set()
             connection.drop()
+
+    def _forget_sent(self) -> None:
+        for message in self.outbox.waiting.values():
+            message.at = 0.0
 
     def _online(self, online: bool) -> bytes:
         return self._status.wrap(Status(online).json()).encode()
 
     def _beat(self) -> None:
-        every = self._every
-        if every and not self._stopping.is_set():
+        if not self._around.draining and not self._stopping.is_set():
             values = Telemetry(self._measurements.at(time.time()))
             self._put("tel", values.json())
-            self._loop.call_later(every * random.uniform(0.9, 1.1), self._beat)  # noqa: S311
+            self._loop.call_later(self._every * random.uniform(0.9, 1.1), self._beat)  # noqa: S311
 
     def _put(self, kind: str, body: dict[str, Any]) -> None:
         message = self.outbox.put(kind, body)
@@ -303,7 +314,7 @@ class SimulatedDevice:
     def _send(self, message: Waiting, now: float) -> None:
         if self._connection is not None:
             message.at = now
-            self._connection.publish(topics.up(self.id, *message.kind.split("/")), message.payload, 1)
+            self._connection.publish(topics.up(self.id, *message.kind.split("/")), message.payload, QOS)
 
     def _say(self, kind: str, body: dict[str, Any]) -> None:
         if self._connection is not None:
@@ -348,7 +359,9 @@ class SimulatedDevice:
 
     def _answer_roll_call(self) -> None:
         if self._connection is not None:
-            self._connection.publish(topics.up(self.id, "status"), self._online(True), 1)
+            self._connection.publish(topics.up(self.id, "status"), self._online(True), QOS)
+            self._forget_sent()  # the server was away: what was on its way may not have come
+            self._send_waiting(time.monotonic())
 
     def _job_came(self, rest: tuple[str, ...], payload: bytes) -> None:
         if len(rest) != 1:
@@ -358,7 +371,7 @@ class SimulatedDevice:
             self._begin_updates()
         for seen in self._job_seen:
             seen(rest[0], job)
-        if rest[0] not in self._queued:
+        if rest[0] not in self._queued and len(self._queued) < MOST_JOBS and not self.outbox.is_full:
             self._queued.add(rest[0])
             self._job_queue.append((rest[0], job))
             self._next_job()

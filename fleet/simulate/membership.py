@@ -86,6 +86,8 @@ def remove(
         for name in part:
             shutil.rmtree(folder / name, ignore_errors=True)
         told(begin + len(part))
+    if not any(folder.glob("*-*")):  # nobody's link is left
+        shutil.rmtree(folder / "bundles", ignore_errors=True)
 
 
 def _ids(database: Database) -> set[str]:

@@ -53,6 +53,11 @@ class MemoryOutbox:
                 self.dropped += 1
         return message
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more waits than may."""
+        return len(self.waiting) >= MOST
+
     def acknowledged(self, boot: str, seq: int) -> bool:
         """Forgets a message that the server has; False if it was not waiting."""
         return boot == self._boot and self.waiting.pop(seq, None) is not None

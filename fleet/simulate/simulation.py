@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from edge.fleet.addresses import Address, parse_url
 from edge.fleet.device.home import Home
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import device_id
 from edge.fleet.server.running import running_pid
-from edge.fleet.server.state import State
+from edge.fleet.server.state import Settings, State
 from edge.fleet.simulate import membership
 from edge.fleet.simulate.limits import raise_open_files
 from edge.fleet.simulate.worker import Task
@@ -47,7 +47,7 @@ class Options:
         labels: that all say they have.
         processes: how many; 0: as many as `DEVICES_IN_A_PROCESS` asks for.
         fail_share: share of the devices on which each new model fails its health check.
-        broker: URL of the broker's main listener; "": the fleet's own.
+        broker: URL of the broker, with one or several addresses; "": the fleet's own.
         log: level of what devices log.
     """
 
@@ -90,7 +90,7 @@ class Totals:
         for name, value in said.items():
             if name in ("jobs", "models", "failed"):
                 getattr(self, name).update(value)
-            elif name != "ended":
+            elif name not in ("ended", "quiet"):
                 setattr(self, name, getattr(self, name) + value)
 
 
@@ -132,9 +132,9 @@ class Simulation:
         if running_pid(self._state) is None:
             raise FleetError(f"{self._state.folder}: this fleet does not run: start it with 'edge fleet up'")
         lock = self._undo.enter_context(only_one(self.folder))
-        host, port = _address(options.broker or settings.broker, settings.host, settings.port)
+        brokers, boot = _listeners(settings, options.broker)
         with self._undo.pop_all() as undo:
-            new = [name for name in names if Home(self.folder / name).place() is None]
+            new = [name for name in names if not _enrolled(self.folder / name)]
             database = self._state.database()
             try:
                 tokens = membership.issue_tokens(database, new, self._actor, told)
@@ -147,8 +147,8 @@ class Simulation:
                     folder=str(self.folder),
                     devices=own,
                     tokens={name: tokens[name] for name in own if name in tokens},
-                    boot=(host, settings.boot_port),
-                    addresses=[(host, port)],
+                    boot=boot,
+                    brokers=brokers,
                     labels=options.labels,
                     every=options.every,
                     faulty=options.fail_share,
@@ -178,11 +178,11 @@ class Simulation:
         return totals
 
     def drain(self, seconds: float = _DRAIN_SECONDS) -> None:
-        """Has the devices report nothing new, and waits until all is acknowledged, at most so long."""
+        """Has the devices report nothing new, and waits until all jobs are done and all is acknowledged, so long."""
         for worker in self._workers:
             worker.say("drain")
         deadline = time.monotonic() + seconds
-        while self.totals().unacknowledged and time.monotonic() < deadline:
+        while not all(worker.said().get("quiet") for worker in self._workers) and time.monotonic() < deadline:
             time.sleep(0.2)
 
     def stop(self) -> Totals:
@@ -254,6 +254,10 @@ class _Process:
             self.last = json.loads(line)
 
 
+def _enrolled(home: Path) -> bool:
+    return home.is_dir() and Home(home).place() is not None
+
+
 def folder_of(state: State) -> Path:
     """Where a fleet's simulated devices have their homes."""
     return state.folder / "simulated"
@@ -279,10 +283,13 @@ def only_one(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _address(url: str, host: str, port: int) -> tuple[str, int]:
-    if url:
-        parts = urlsplit(url)
-        if parts.scheme != "mqtts" or not parts.hostname:
-            raise FleetError(f"--broker {url}: a URL like mqtts://host:8883 (TLS with certificates)")
-        return parts.hostname, parts.port or 8883
-    return (host if host not in ("", "0.0.0.0", "::") else "127.0.0.1"), port  # noqa: S104 (a comparison)
+def _listeners(settings: Settings, broker: str) -> tuple[list[str], list[str]]:
+    """Addresses of the broker and of its bootstrap listeners, as this machine reaches them."""
+    here = settings.host if settings.host not in ("", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 (a comparison)
+    url = broker or settings.broker
+    brokers = parse_url(url, 8883, "--broker") if url else (Address(here, settings.port),)
+    if broker and not settings.boot:
+        boot = tuple(Address(host, settings.boot_port) for host in dict.fromkeys(one.host for one in brokers))
+    else:
+        boot = settings.boot_addresses(here)
+    return list(map(str, brokers)), list(map(str, boot))

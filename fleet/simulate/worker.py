@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.fleet.addresses import Address
 from edge.fleet.device.enroll import enroll, pinned_context
 from edge.fleet.device.home import Home
 from edge.fleet.identity import ClaimToken
@@ -51,8 +52,8 @@ class Task:
         folder: of the simulation; a device's home is a folder in it, named by its id.
         devices: ids; those without a certificate have a claim token in `tokens`.
         tokens: claim tokens by id.
-        boot: host and port of the bootstrap listener.
-        addresses: of the broker.
+        boot: "host:port" of the broker's bootstrap listeners.
+        brokers: "host:port" of the broker, or of several that are as good.
         labels: of the devices.
         every: seconds between reports.
         faulty: share of the devices on which each new model fails its health check.
@@ -63,8 +64,8 @@ class Task:
     folder: str
     devices: list[str]
     tokens: dict[str, str]
-    boot: tuple[str, int]
-    addresses: list[tuple[str, int]]
+    boot: list[str]
+    brokers: list[str]
     labels: dict[str, str]
     every: float
     faulty: float
@@ -77,9 +78,7 @@ class Task:
     @classmethod
     def read(cls, line: str) -> Task:
         """What `line` wrote."""
-        value = json.loads(line)
-        boot, addresses = tuple(value.pop("boot")), [tuple(one) for one in value.pop("addresses")]
-        return cls(boot=boot, addresses=addresses, **value)
+        return cls(**json.loads(line))
 
 
 class Worker:
@@ -110,7 +109,8 @@ class Worker:
         connecting = ThreadPoolExecutor(_CONNECTING, "connecting")
         working = ThreadPoolExecutor(_WORKING, "working")
         enrolling = ThreadPoolExecutor(_ENROLLING, "enrolling")
-        self._around = Surroundings(task.addresses, task.every, connecting, working, asyncio.Semaphore(_CONNECTING))
+        addresses = [Address.parse(one, 8883) for one in task.brokers]
+        self._around = Surroundings(addresses, task.every, connecting, working, asyncio.Semaphore(_CONNECTING))
         self._working = working
         timers = [loop.create_task(self._report()), loop.create_task(self._tend())]
         ready = [name for name in task.devices if name not in task.tokens]
@@ -139,7 +139,7 @@ class Worker:
     def _listen(self, loop: asyncio.AbstractEventLoop, asked: asyncio.Event) -> None:
         for line in sys.stdin:
             if line.strip() == "drain":
-                self._around.every = 0  # no new reports: what waits can be acknowledged
+                self._around.draining = True  # what waits can be acknowledged
             else:
                 break
         loop.call_soon_threadsafe(asked.set)
@@ -149,6 +149,7 @@ class Worker:
         """Gets a device its certificate; on a thread. None if it could not be had."""
         task = self._task
         token, inventory = ClaimToken.parse(task.tokens[name]), simulated_inventory(name, task.labels)
+        boot, *others = (Address.parse(one, 8884) for one in task.boot)
         pause = 0.5
         for _ in range(_ENROLL_ATTEMPTS):
             if self._ending.is_set():
@@ -156,7 +157,10 @@ class Worker:
             try:
                 home = Home(self._folder / name)
                 place = enroll(
-                    home, token, *task.boot, inventory, name, _ENROLL_SECONDS, stop=self._ending, pinned=self._pin
+                    *(home, token, boot.host, boot.port, inventory, name, _ENROLL_SECONDS),
+                    stop=self._ending,
+                    others=others,
+                    pinned=self._pin,
                 )
                 if place is not None:
                     return name
@@ -215,6 +219,7 @@ class Worker:
             "devices": len(self._devices),
             "connected": online,
             "unacknowledged": waiting,
+            "quiet": self._around.draining and not waiting and not any(device.busy for device in self._devices),
             "dropped": dropped,
             "enrolled": self._enrolled,
             "models": dict(models),

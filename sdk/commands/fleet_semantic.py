@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ def _semantics(state: Path, sparql: str = "") -> Iterator[Semantics]:
 @_where_option
 @click.option("--show", is_flag=True, help="Print the SPARQL that --where becomes, and do not run it.")
 @click.option(
-    "--seconds", type=click.FloatRange(0.1, 600), default=10.0, show_default=True, help="Give up after SECONDS."
+    "--seconds", type=click.FloatRange(0.1, 600), default=30.0, show_default=True, help="Give up after SECONDS."
 )
 @click.option("--rows", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Show at most ROWS.")
 @_sparql_option
@@ -70,9 +71,11 @@ def query(
     """
     if (text is None) == (where is None):
         raise click.UsageError("give SPARQL, or --where FILTER")
+    from edge.fleet.server.semantic.asking import run_query
     from edge.fleet.server.semantic.filter_sparql import to_sparql
     from edge.fleet.server.semantic.filters import parse
-    from edge.fleet.server.semantic.query import run_query
+    from edge.fleet.server.semantic.opening import opened_store
+    from edge.fleet.server.state import State
 
     asked = text if text is not None else to_sparql(parse(where or ""))
     if show:
@@ -80,8 +83,9 @@ def query(
         return
     if where is not None:
         asked += " ORDER BY ?device"
-    with _semantics(state, sparql) as semantics:
-        answer = run_query(semantics.store, asked, seconds=seconds, rows=rows)
+    State.existing(state)
+
+    answer = run_query(partial(opened_store, state, sparql), asked, seconds=seconds, rows=rows)
     if as_json:
         _print_answer_json(answer)
     else:
@@ -132,7 +136,8 @@ def match(model: str | None, device: str | None, where: str | None, unfit: bool,
 
     MODEL is a published model (kws, its newest version, or kws:2.1), or the path of a bundle that is not published yet.
     For what does not fit, every need that is not met is told: RAM, flash, kind, architecture, target, board, runtime
-    and its version, sensor, operators, number format.
+    and its version, operators, number format. Sensors that the model listens to and the device does not have are told
+    too: it runs the model all the same, on inputs from elsewhere.
     """
     if (model is None) == (device is None):
         raise click.UsageError("give a MODEL, or --device ID")
@@ -158,13 +163,14 @@ def match(model: str | None, device: str | None, where: str | None, unfit: bool,
 
     first = "device" if model is not None else "model"
     print_table(
-        (first, "fits", "variant", "needs that are not met"),
+        (first, "fits", "variant", "needs that are not met", "without"),
         [
             (
                 each.device if model is not None else each.model,
                 "yes" if each.fits else "no",
                 each.variant,
                 "; ".join(map(str, each.unmet)),
+                ", ".join(each.without) or None,
             )
             for each in found
         ],
@@ -178,6 +184,7 @@ def _match_json(found: Match) -> dict[str, Any]:
         "model": found.model,
         "fits": found.fits,
         "variant": found.variant,
+        "without": list(found.without),
         "unmet": [{"need": each.need, "wanted": each.wanted, "found": each.found} for each in found.unmet],
     }
 

@@ -28,7 +28,9 @@ _LOOK_SECONDS, _LINE_SECONDS = 1.0, 10.0
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=30, show_default=True, metavar="SECONDS", help="Between reports."
 )
-@click.option("--for", "lasting", type=Duration(), help="End after so long, like 5m.  [default: Ctrl-C]")
+@click.option(
+    "--for", "lasting", type=Duration(), help="End so long after all have connected, like 5m.  [default: Ctrl-C]"
+)
 @click.option("--prefix", default="sim", show_default=True, metavar="NAME", help="Devices are NAME-00001 and so on.")
 @click.option("--label", "labels", type=Label(), multiple=True, metavar="NAME=VALUE", help="That all devices have.")
 @click.option(
@@ -158,11 +160,17 @@ def _watch(simulation: "Simulation", ended: threading.Event, lasting: float | No
 
     from edge.sdk.console import console
 
-    deadline = None if lasting is None else time.monotonic() + lasting
     rates = _Rates()
+    all_in: float | None = None  # when all had connected
 
     def over() -> bool:
-        return ended.wait(_LOOK_SECONDS) or (deadline is not None and time.monotonic() >= deadline)
+        nonlocal all_in
+        totals = simulation.totals()
+        if all_in is None and totals.devices and totals.connects >= totals.devices:
+            all_in = time.monotonic()
+        if ended.wait(_LOOK_SECONDS):
+            return True
+        return lasting is not None and all_in is not None and time.monotonic() - all_in >= lasting
 
     if sys.stderr.isatty():
         with Live(console=console(stderr=True), auto_refresh=False) as live:

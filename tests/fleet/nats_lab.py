@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
 import shutil
 import socket
 import subprocess
@@ -21,7 +23,9 @@ needs_nats = pytest.mark.skipif(shutil.which("nats-server") is None, reason="pip
 def free_nodes(count: int = 3) -> tuple[Node, ...]:
     """Nodes on loopback whose five ports each nobody listens on."""
     bases: list[int] = []
-    for base in range(24_000, 32_000, 5):
+    # Below the ports that systems give to clients; begun somewhere, so that two runs do not reach for the same.
+    first = random.Random(os.getpid()).randrange(1600)
+    for base in range(24_000 + 5 * first, 32_700, 5):
         with contextlib.ExitStack() as held:
             try:
                 for port in range(base, base + 5):

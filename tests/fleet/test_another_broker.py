@@ -249,3 +249,15 @@ def test_the_configuration_of_a_cluster(tmp_path: Path) -> None:
                 check = ["nats-server", "-t", "-c", path.name]
                 done = subprocess.run(check, cwd=path.parent, capture_output=True, text=True)
                 assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_looks_at_postgresql_and_at_every_address(empty_postgres: str, tmp_path: Path) -> None:
+    dead = free_ports(1)[0]
+    state = State.create(tmp_path / "fleet")
+    state.save(Settings(database=empty_postgres, broker=f"mqtts://127.0.0.1:{dead}", boot_port=dead))
+    findings = {found.what: found for found in examine(state.folder)}
+    assert findings["registry"].ok and "PostgreSQL 1" in findings["registry"].detail
+    assert not findings["broker"].ok and f"127.0.0.1:{dead} does not answer" in findings["broker"].detail
+    state.save(Settings(database=empty_postgres.replace("/t", "/none-t", 1)))
+    finding = next(found for found in examine(state.folder) if found.what == "registry")
+    assert not finding.ok and "\n" not in finding.detail

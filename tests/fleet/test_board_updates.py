@@ -25,6 +25,7 @@ from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import BlobStore
 from edge.fleet.variant import Blob, Variant
+from edge.runtime.bundle import Bundle
 from edge.runtime.errors import BadFile, BadInput
 from tests.firmware_bridge.conftest import board_program, owner, start  # noqa: F401
 
@@ -56,8 +57,9 @@ class Fleet:
         from edge.firmware_bridge.slot_image import slot_image
 
         fields.setdefault("target", "host")
+        fields.setdefault("name", "kws")
         key = fields.pop("key", self.owner)
-        return slot_image(self.pte, key, sequence=sequence, name="kws", version=f"{sequence}.0", **fields)
+        return slot_image(self.pte, key, sequence=sequence, version=f"{sequence}.0", **fields)
 
     def reference(self, shift: float = 0.0) -> bytes:
         """Inputs, and what the core makes of them here."""
@@ -155,9 +157,11 @@ def test_the_operator_takes_it_back(fleet: Fleet) -> None:
     assert outcome is not None and outcome.state == "active" and fleet.runs() == 4
     outcome = fleet.updates.update(UpdateJob("j2", first, rollback=True))
     assert outcome is not None and outcome.state == "active" and fleet.runs() == 3
-    third = fleet.publish(5)
+    # A job that calls a newer version a rollback passes no gate by that.
+    third = fleet.publish(5, gate="latency_p95<0.001ms")
     outcome = fleet.updates.update(UpdateJob("j3", third, rollback=True))
-    assert outcome is not None and outcome.state == "failed"
+    assert outcome is not None and outcome.state == "rolled-back" and "latency" in outcome.detail
+    assert fleet.runs() == 3
 
 
 def test_a_transfer_that_is_taken_back_ends_and_is_not_activated(fleet: Fleet) -> None:
@@ -217,15 +221,19 @@ def test_an_image_says_which_boards_may_take_it(fleet: Fleet, digits_bundle: Pat
         source = fleet.source
         return publish(source.repository, source.store, digits_bundle, version=version, variants=asked, **options)[0]
 
-    made = published(fleet.image(4, target="cortex-m4", board="mps2-an386"), "cortex-m4", "4.0")
+    with Bundle.open(digits_bundle) as opened:
+        name = opened.manifest.name
+    made = published(fleet.image(4, target="cortex-m4", board="mps2-an386", name=name), "cortex-m4", "4.0")
     assert (made.kind, made.target, made.board, made.abi) == ("image", "cortex-m4", "mps2-an386", 1)
     assert "aten::addmm.out" in made.operators or "edge::linear.out" in made.operators, made.operators
     assert made.path in fleet.source.repository.variants() and fleet.source.repository.variants()[made.path] == made
     board = Inventory(kind="microcontroller", target="cortex-m4", board="mps2-an386", runtimes={"core": "abi 1"})
     assert choose([made], board)[0] is made
     assert "which its firmware lacks" in choose([made], replace(board, operators=("aten::sin.out",)))[1]
-    wrong = fleet.image(5, target="cortex-m4", board="mps2-an386")
+    wrong = fleet.image(5, target="cortex-m4", board="mps2-an386", name=name)
     for image, word, options, told in (
+        (fleet.image(5, target="cortex-m4"), "cortex-m4", {}, f"says that it is kws:5.0.*sign it as {name}:5.0"),
+        (fleet.image(4, target="cortex-m4", name=name), "cortex-m4", {}, f"says that it is {name}:4.0"),
         (wrong, "cortex-m0", {}, "its target is cortex-m4, not cortex-m0"),
         (wrong, "cortex-m4@lm3s6965evb", {}, "its board is mps2-an386, not lm3s6965evb"),
         (wrong, "cortex-m4", {"abi": 2}, "is for programs of ABI 1, not 2"),

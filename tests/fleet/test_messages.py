@@ -6,7 +6,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.fleet import identity, messages, topics
@@ -210,3 +210,68 @@ def test_a_token_survives_and_hides_its_secret() -> None:
 def test_suggested_ids_are_ids() -> None:
     for name in ("Kitchen Pi", "", "..", "Ünïcode", "x" * 300):
         identity.device_id(identity.suggested_id(name, "3f9a01aa"))
+
+
+_numbers = st.one_of(
+    st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 10**18, 10**19, 10**20]).map(str),
+    st.floats(allow_nan=False, allow_infinity=False).map(repr),
+    st.tuples(st.integers(1, 10**20), st.sampled_from("eE"), st.integers(-400, 400)).map(
+        lambda parts: f"{parts[0]}{parts[1]}{parts[2]}"
+    ),
+    st.tuples(st.integers(1, 9), st.integers(0, 400)).map(lambda parts: f"{parts[0]}E+{parts[1]:04}"),
+)
+_documents = st.recursive(
+    _numbers | st.sampled_from(["true", "null", '"e999 {[1234567890123456789"']),
+    lambda inner: (
+        st.lists(inner, max_size=2).map(lambda parts: f"[{','.join(parts)}]")
+        | inner.map(lambda part: f'{{"a":{part}}}')
+    ),
+    max_leaves=25,
+)
+
+
+@example("9223372036854775808", 0)
+@example("1e999", 0)
+@example("[]", 16)
+@given(_documents, st.integers(0, 20))
+def test_what_is_read_at_a_glance_is_what_the_whole_look_finds_right(document: str, deeper: int) -> None:
+    """`parse` looks into every value only where the text holds something that could be too large or too deep."""
+    payload = (b"[" * deeper) + document.encode() + (b"]" * deeper)
+
+    def verdict() -> tuple[bool, object]:
+        try:
+            return True, messages.parse(payload, "x")
+        except BadMessage:
+            return False, None
+
+    glance = verdict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(messages, "_LARGE", messages.re.compile(b""))
+        assert verdict() == glance
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "v": st.sampled_from([1, 1.0, True, 2, "1", None]),
+            "boot": st.sampled_from(["ab" * 8, "AB" * 8, "ab", 7, None, "ab" * 8 + "\n"]),
+            "seq": st.sampled_from([1, 2**53 - 1, 2**53, 0, -1, True, 1.0, "1"]),
+            "at": st.sampled_from([0.0, 1.5, 7, -0.5, 2.0**40, 2.0**41, True, "1"]),
+            "body": st.sampled_from([{}, {"a": 1}, [], None, 1]),
+        },
+    )
+)
+def test_an_envelope_that_is_right_at_a_glance_is_right(document: dict[str, object]) -> None:
+    payload = json.dumps(document).encode()
+
+    def verdict() -> object:
+        try:
+            return Envelope.read(payload, "x")
+        except BadMessage as error:
+            return str(error)
+
+    glance = verdict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Envelope, "_plain", classmethod(lambda cls, value: None))
+        assert verdict() == glance

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -22,7 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "operator.md"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # They run until they are ended, or until another command lets them end.
-_STAY = ("edge fleet up", "edge device run", "edge device enroll", "edge fleet devices --watch")
+_STAY = (
+    "edge fleet up",
+    "edge device run",
+    "edge device enroll",
+    "edge fleet devices --watch",
+    "edge fleet simulate 1",
+)
+_SIMULATED = 10  # instead of the guide's hundred
 
 
 def commands() -> list[str]:
@@ -48,6 +56,8 @@ class Walk:
             newest = self.json("edge fleet rollout list --json")[0]["id"]
             words = [str(newest) if word == "ROLLOUT" else word for word in words]
         words = [word.replace("fleet.example.org:8884", f"127.0.0.1:{self.boot_port}") for word in words]
+        if words == ["fleet", "simulate", "100"]:
+            words[-1] = str(_SIMULATED)
         if words == ["fleet", "up"]:
             words += ["--host", "127.0.0.1", "--metrics-port", "0"]
             words += ["--port", str(self.port), "--boot-port", str(self.boot_port)]
@@ -57,6 +67,10 @@ class Walk:
         if line.startswith(_STAY):
             self.stay(line)
             return
+        if "simulate --remove" in line:
+            ended = self.running.pop("edge fleet simulate")
+            ended.send_signal(signal.SIGINT)
+            assert ended.wait(60) == 0
         done = subprocess.run(
             self.words(line), capture_output=True, text=True, cwd=self.folder, env=self.environment, timeout=60
         )
@@ -81,6 +95,9 @@ class Walk:
             until(lambda: "The fleet is up" in Path(log.name).read_text(), 30)
         elif line == "edge device run":
             until(lambda: self.devices()[0]["online"], 30)
+        elif line.startswith("edge fleet simulate"):
+            there = lambda: sum(bool(device["online"]) for device in self.devices())  # noqa: E731
+            until(lambda: there() == 1 + _SIMULATED, 60)
         elif line.endswith("--watch"):
             time.sleep(3)
             assert process.poll() is None, Path(log.name).read_text()

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("tuf")
 
-from edge.fleet.server.updates.publish import VariantRequest, parse_variant, publish
+from edge.fleet.server.updates.publish import VariantRequest, parse_need, parse_variant, publish
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.source import Source
 from edge.fleet.server.updates.store import MAX_CHUNK, BlobStore
@@ -76,6 +76,22 @@ def test_a_program_for_a_board(source: Source, digits_bundle: Path, tmp_path: Pa
     assert later.sequence == board.sequence + 1
 
 
+def test_the_least_version_of_an_engine(source: Source, digits_bundle: Path) -> None:
+    needs = dict(map(parse_need, ("core>=0.2.0", "litert >= 2.3")))
+    bundled, onnx = publish(
+        source.repository,
+        source.store,
+        digits_bundle,
+        variants=[VariantRequest("bundle"), VariantRequest("onnx")],
+        needs=needs,
+    )
+    assert bundled.runtimes == {"core": "0.2.0", "litert": "2.3"} and onnx.runtimes == {}
+    assert source.repository.variants()[bundled.path] == bundled
+    for wrong in ("core", "core>0.2", "core>=", "core>=two", "torch>=2.0", "core>=0.2;x"):
+        with pytest.raises(BadInput, match="core>=0.2.0"):
+            parse_need(wrong)
+
+
 def test_forms_of_a_variant() -> None:
     assert parse_variant("pte") == VariantRequest("pte")
     assert parse_variant("pi5=a.edge") == VariantRequest("pi5", Path("a.edge"), "pi5")
@@ -100,6 +116,8 @@ def test_what_is_refused(source: Source, digits_bundle: Path, tmp_path: Path) ->
         (BadInput, (), {"gate": "accuracy>=2"}, digits_bundle),
         (BadInput, (), {"version": "../../etc"}, digits_bundle),
         (BadInput, (), {"target": "Raspberry Pi"}, digits_bundle),
+        (BadInput, (), {"target": "nosuch"}, digits_bundle),
+        (BadInput, (f"foo={digits_bundle}",), {}, digits_bundle),
     ]
     for kind, variants, options, bundle in cases:
         with pytest.raises(kind):

@@ -14,14 +14,15 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from edge.fleet.errors import Refused
-from edge.fleet.inventory import Inventory
+from edge.fleet.inventory import InstalledModel, Inventory
 from edge.fleet.messages import JobReport
-from edge.fleet.server import registry
+from edge.fleet.server import registry, tables
 from edge.fleet.server.database import Database
 from edge.fleet.server.updates import joining, reverting
 from edge.fleet.server.updates.plan import Plan, Step, choose, parse_steps, unmet
@@ -29,7 +30,7 @@ from edge.fleet.server.updates.rollout import Rollouts
 from edge.fleet.server.updates.tables import rollout_devices
 from edge.fleet.variant import Blob, Variant
 from edge.runtime.errors import BadInput
-from tests.fleet.fleets import add_devices, publish_kws, queued, take
+from tests.fleet.fleets import NEW, add_devices, publish_kws, queued, take
 
 
 class Clock:
@@ -302,6 +303,13 @@ def test_rolled_back_every_device_has_what_it_had(database: Database, rollouts: 
     shown = rollouts.show(id)
     assert shown["state"] == "rolled-back" and shown["devices"] == {"reverted": 4, "stuck": 1}
     assert shown["problems"][0]["detail"] == "had no published version before: keeps this one"
+    with database.reading() as connection:
+        ends = sa.select(sa.func.count()).where(tables.audit.c.action == "rollout.rolled-back")
+        assert connection.scalar(ends) == 1
+    for _ in range(2):  # what comes late ends it no second time
+        _report(database, rollouts, "new", jobs["new"], "failed")
+    with database.reading() as connection:
+        assert connection.scalar(ends) == 1
     with pytest.raises(Refused, match="is rolled-back already"):
         rollouts.rollback(id, "root")
 
@@ -626,3 +634,40 @@ def test_on_postgresql(postgres: str, clock: Clock) -> None:
         assert rollouts.rollback(id, "root") == 20
     finally:
         database.close()
+
+
+def test_who_is_not_there_and_who_is_ahead_is_told(database: Database, rollouts: Rollouts) -> None:
+    add_devices(database, ["old"])
+    add_devices(database, ["new"], models=(InstalledModel("kws", "2.0", NEW, True),))
+    with pytest.raises(BadInput, match="nosuch: no active device"):
+        rollouts.create(Plan("kws", "1.0", devices=("new", "nosuch")), "ana@desk")
+    with pytest.raises(BadInput, match="nosuch: no active device"):
+        rollouts.preview(Plan("kws", "1.0", devices=("nosuch",)))
+    rows = {row["device"]: row for row in rollouts.preview(Plan("kws", "1.0"))}
+    assert rows["old"]["target"] and not rows["new"]["target"]
+    assert "has version 2.0, which is newer" in rows["new"]["detail"]
+    id = rollouts.create(Plan("kws", "1.0"), "ana@desk")
+    assert rollouts.show(id)["devices"] == {"started": 1, "unfit": 1}
+
+
+def test_a_rollout_stays_what_it_was_when_a_device_is_removed(database: Database, rollouts: Rollouts) -> None:
+    add_devices(database, _names(3))
+    first = rollouts.create(Plan("kws", "2.0"), "ana@desk")
+    _answer_all(database, rollouts)
+    rollouts.tick()
+    assert rollouts.show(first)["state"] == "done"
+
+    def remove(device: str) -> None:
+        with database.transaction() as connection:
+            connection.execute(tables.devices.update().where(tables.devices.c.id == device).values(state="revoked"))
+            registry.remove(connection, device, "ana@desk")
+
+    remove("d0000")
+    assert rollouts.show(first)["devices"] == {"active": 3}
+    assert rollouts.rollback(first, "ana@desk") == 2  # who is gone cannot go back
+    remove("d0001")
+    assert rollouts.show(first)["devices"] == {"active": 1, "reverting": 1}
+    for device, job in queued(database).items():
+        _report(database, rollouts, device, job, "active")
+    rollouts.tick()
+    assert rollouts.show(first)["state"] == "rolled-back"

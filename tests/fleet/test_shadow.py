@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.shell_completion import ShellComplete
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
@@ -36,6 +36,7 @@ _settings = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), _settings)))
 def test_the_newest_that_is_not_refused_holds(
     tmp_path_factory: pytest.TempPathFactory, jobs: list[tuple[int, dict[str, Any]]]
@@ -46,10 +47,10 @@ def test_the_newest_that_is_not_refused_holds(
     shadow = DeviceShadow(folder)
     shadow.obey("heartbeat", heartbeat_of, obeyed.append, 30.0)
     holds = Desired()
-    for version, settings in jobs:
-        beat = settings.get("heartbeat", 30.0)
+    for version, wanted in jobs:
+        beat = wanted.get("heartbeat", 30.0)
         bad = isinstance(beat, bool | str) or not 0.1 <= beat <= 86_400
-        arguments = {"version": version, "desired": settings}
+        arguments = {"version": version, "desired": wanted}
         if version < holds.version:
             assert not shadow.apply(arguments)
         elif bad:
@@ -57,7 +58,7 @@ def test_the_newest_that_is_not_refused_holds(
                 shadow.apply(arguments)
         else:
             assert shadow.apply(arguments)
-            holds = Desired(version, settings)
+            holds = Desired(version, wanted)
         assert shadow.read() == holds
         assert obeyed[-1] == holds.settings.get("heartbeat", 30.0)
     again: list[float] = [30.0]
@@ -90,7 +91,9 @@ def test_what_is_no_shadow_changes_nothing(tmp_path: Path, arguments: object) ->
 
 
 @needs_mosquitto
-def test_a_device_obeys_refuses_and_is_told_again_when_it_was_wiped(fleet: Fleet) -> None:
+def test_a_device_obeys_refuses_and_is_told_again_when_it_was_wiped(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = fleet.member("attic")
     agent = fleet.run(home, heartbeat=3600.0)
     until(lambda: fleet.is_online("attic"))
@@ -109,6 +112,7 @@ def test_a_device_obeys_refuses_and_is_told_again_when_it_was_wiped(fleet: Fleet
     assert len(values) > 5 and all(list(row["values"]) == ["uptime"] for row in values)
     assert DeviceShadow(home.folder).read().settings["place"] == "loft"
 
+    monkeypatch.setattr(registry, "OBEYED", {})  # a server that knows less than its devices
     refused = edge("shadow", "attic", "heartbeat=0", "--wait", "3s", code=1)[0]
     assert "expected 0.1 to 86400 seconds" in refused["refused"] and refused["reported"]["heartbeat"] == 0.1
     back = edge("shadow", "attic", "heartbeat=", "place=", "--wait", "20s")[0]
@@ -154,6 +158,8 @@ def test_many_devices_by_a_filter(tmp_path: Path) -> None:
         (("shadow", "d0", "--where", "building=1"), "name a device, or"),
         (("shadow", "rate=5"), "name a device, or"),
         (("shadow", "d0", "Rate=5"), "Rate"),
+        (("shadow", "d0", "heartbeat=0"), "expected 0.1 to 86400 seconds"),
+        (("shadow", "d0", "log=loud"), "debug, info"),
         (("job", "d0"), "what it is to do"),
         (("telemetry", "d9"), "no such device"),
     ):

@@ -320,8 +320,17 @@ def test_attacks_over_the_broker(fleet: UpdatingFleet, digits_bundle: Path, tmp_
 
     # What a device has seen, it does not forget.
     fleet.updates.reports._source = Hostile(honest, frozen)  # type: ignore[assignment]
-    shown = deploy("1.0")
-    assert "this device has seen" in shown["problems"][0]["detail"] and _version(attic) == "2.0"
+    shown = deploy("1.0")  # an honest server does not even ask
+    assert shown["devices"] == {"unfit": 1}
+    with fleet.database.transaction() as connection:
+        forged = registry.create_job(connection, "attic", "model.update", {"target": "kws/1.0/bundle.edge"}, "ana@desk")
+
+    def end() -> str:
+        with fleet.database.reading() as connection:
+            (job,) = registry.jobs(connection, [forged])
+        return str(job["detail"]) if job["state"] == "failed" else ""
+
+    assert "this device has seen" in until(end, 30) and _version(attic) == "2.0"
     fleet.updates.reports._source = honest
 
     path = with_entry(tmp_path / "new.edge", tmp_path / "path.edge", "../../../x")

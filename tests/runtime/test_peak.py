@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.runtime._core import CoreError, measure_peak
 from tests.conftest import ROOT
 from tests.runtime.compilers import STRICT, c_compiler
 
@@ -33,3 +34,9 @@ def test_every_sum_has_a_product_of_its_own(function: str, multiply: str, add: s
     assert body is not None, told[:2000]
     products, sums = (len(re.findall(rf"\t{name} ", body[1])) for name in (multiply, add))
     assert products == sums >= 6
+
+
+@pytest.mark.parametrize(("milliseconds", "read_bytes"), [(0.0, 4096), (1e5, 4096), (1.0, 4095), (1.0, (1 << 30) + 1)])
+def test_what_cannot_be_measured_is_refused(milliseconds: float, read_bytes: int) -> None:
+    with pytest.raises(CoreError, match="expected"):
+        measure_peak(milliseconds, read_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts
 from edge.fleet.server.semantic.filters import matches, parse
@@ -69,7 +70,7 @@ def match_all(registry: Registry, model: ModelFacts, where: str | None, told: To
                 known[text] = None
         found = known[text]
         if found is not None:
-            made.append(Match(name, found.model, found.variant, found.unmet))
+            made.append(replace(found, device=name))
     return made
 
 

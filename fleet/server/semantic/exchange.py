@@ -14,7 +14,7 @@ from typing import Any
 import pyoxigraph as ox
 
 from edge.fleet.server.semantic.contexts import CONTEXT, inlined
-from edge.fleet.server.semantic.names import DEVICE, EF, IMPORT, LABEL, MODEL, PREFIXES, segment
+from edge.fleet.server.semantic.names import EF, IMPORT, PREFIXES, segment
 from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.fields import reason
 
@@ -26,7 +26,7 @@ _FORMATS = {
     ".jsonld": ox.RdfFormat.JSON_LD,
     ".json": ox.RdfFormat.JSON_LD,
 }
-_OURS = (DEVICE, MODEL, EF, LABEL)
+_OURS = "urn:edge:"
 
 
 def import_graph(name: str) -> str:
@@ -82,10 +82,15 @@ def _renamed(triples: Iterable[ox.Triple], name: str) -> list[ox.Triple]:
         return term
 
     made = []
+    # What the file names relative to itself, and blank nodes of an earlier reading.
+    own = (f"{import_graph(name)}:", f"{import_graph(name)}#")
     for triple in triples:
         for term in (triple.subject, triple.predicate):
-            if isinstance(term, ox.NamedNode) and term.value.startswith(_OURS):
+            if isinstance(term, ox.NamedNode) and term.value.startswith(_OURS) and not term.value.startswith(own):
                 raise BadFile(f"describes {term.value[:80]}: an import may not speak of the fleet's own things")
+        if isinstance(triple.object, ox.NamedNode) and triple.object.value.startswith(EF):
+            # Else anything could call itself an ef:Device.
+            raise BadFile(f"names {triple.object.value[:80]}: an import may not use the fleet's own terms")
         made.append(ox.Triple(named(triple.subject), triple.predicate, named(triple.object)))
     return made
 

@@ -157,6 +157,7 @@ class Variant:
         arena: bytes that it plans for activations; None where that is not known before it runs.
         ram: bytes that running it on Linux takes at least; None: arena and file.
         kind, arch, target, board: what it was made for; None: for any.
+        abi: of the programs that a board's core must run.
     """
 
     file: str
@@ -172,6 +173,7 @@ class Variant:
     arch: str | None = None
     target: str | None = None
     board: str | None = None
+    abi: int | None = None
 
     @property
     def least_ram(self) -> int | None:
@@ -248,6 +250,11 @@ def sensor_name(name: str) -> str:
     return _SENSOR_NAMES.get(lower, lower)
 
 
+def operator_name(name: str) -> str:
+    """An operator's full name, for which people leave the overload out: "edge::conv2d" -> "edge::conv2d.out"."""
+    return name if "." in name else f"{name}.out"
+
+
 @lru_cache(1024)
 def _dtypes_of(runtimes: tuple[str, ...]) -> frozenset[str]:
     return frozenset(dtype for name in runtimes for dtype in _RUNTIME_DTYPES.get(name, ()))
@@ -303,6 +310,7 @@ def _variant(value: object, manifest: Manifest, where: str) -> Variant:
         arch=read.word("arch"),
         target=None if target == "generic" else target,
         board=read.word("board"),
+        abi=read.number("abi"),
     )
 
 

@@ -18,6 +18,7 @@ _TEXTS = {
     "sensor": EF + "hasSensorType",
     "building": EF + "inBuilding",
     "holds": EF + "holdsModelVersion",
+    "operator": EF + "hasOperator",
     "dtype": EF + "supportsDtype",
     "kind": EF + "kind",
     "arch": EF + "arch",
@@ -33,7 +34,7 @@ _TEXTS = {
 # starting from a building instead of from "int8" is twenty times less work.
 _NARROW_FIRST = (
     *("id", "gateway", "label", "building", "group", "holds", "model"),
-    *("board", "target", "cpu", "sensor", "feature", "runtime"),
+    *("board", "target", "cpu", "sensor", "feature", "operator", "runtime"),
 )
 
 

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edge.fleet.server.semantic.facts import DTYPES, KINDS, DeviceFacts, sensor_name
+from edge.fleet.server.semantic.facts import DTYPES, KINDS, DeviceFacts, operator_name, sensor_name
 from edge.runtime.errors import BadInput
 
 MAX_FILTER = 4_096
@@ -29,7 +29,7 @@ _SIZES = ("ram", "flash")
 _COUNTS = ("cores",)
 _ORDERED = ("<", "<=", ">", ">=")
 KEYS: dict[str, str] = {
-    "ram": "memory, with a unit: KB, MB, GB (1 KB = 1,024 bytes)",
+    "ram": "memory, with a unit: KB, MB, GB (1 KB = 1 KiB = 1,024 bytes)",
     "flash": "storage for models, as ram",
     "cores": "number of cores",
     "sensor": "a sensor it has: microphone, camera, accelerometer, …",
@@ -41,6 +41,7 @@ KEYS: dict[str, str] = {
     "holds": "a model's version that lies on it, running or not: kws:2.1",
     "runtime": "an engine that it has: litert, or one version: litert:2.3.0",
     "dtype": f"what it computes with: {', '.join(DTYPES)}",
+    "operator": "of a microcontroller: what its firmware has: edge::ternary_conv2d",
     "kind": " or ".join(KINDS),
     "arch": "of the processor: aarch64, armv7em",
     "cpu": "the processor's name",
@@ -201,8 +202,8 @@ class _Parser:
             raise self._fail(value, f"{key} is one of {', '.join(known)}")
         if key == "holds" and ":" not in value.text:
             raise self._fail(value, "expected a model and its version, as kws:2.1")
-        text = sensor_name(value.text) if key == "sensor" else value.text
-        return Comparison(key, operator.text, text)
+        named = {"sensor": sensor_name, "operator": operator_name}.get(key)
+        return Comparison(key, operator.text, value.text if named is None else named(value.text))
 
     def _token(self) -> _Token:
         return self._tokens[self._next]
@@ -298,7 +299,13 @@ def _values(key: str, device: DeviceFacts) -> set[str]:
         return {f"{model.name}:{model.version}" for model in device.models}
     if key == "runtime":
         return set(device.runtimes) | {f"{name}:{version}" for name, version in device.runtimes.items()}
-    several = {"sensor": device.sensors, "dtype": device.dtypes, "feature": device.features, "group": device.groups}
+    several = {
+        "sensor": device.sensors,
+        "dtype": device.dtypes,
+        "feature": device.features,
+        "group": device.groups,
+        "operator": device.operators or frozenset(),
+    }
     if key in several:
         return set(several[key])
     one = {

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from edge.fleet.server.semantic.facts import DeviceFacts, ModelFacts, Variant
+
+# How a board's firmware says which programs its core runs, in place of a version.
+_BOARD_ABI = re.compile(r"abi ([0-9]{1,9})")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Unmet:
     """A need that a device does not meet.
 
     Attributes:
-        need: "ram", "flash", "kind", "arch", "target", "board", "runtime", "sensor", "operators" or "dtype".
+        need: "ram", "flash", "kind", "arch", "target", "board", "runtime", "abi", "operators" or "dtype".
         wanted, found: in words, with units: "300 KB", "256 KB".
     """
 
@@ -28,17 +31,26 @@ class Unmet:
     found: str
 
     def __str__(self) -> str:
+        if self.need == "operators":
+            several = "," in self.wanted
+            return f"operator{'s' if several else ''} {self.wanted} {'are' if several else 'is'} {self.found}"
         return f"{self.need}: needs {self.wanted}, has {self.found}"
 
 
 @dataclass(frozen=True)
 class Match:
-    """A device and a model: the variant that fits, or the nearest one and what it lacks."""
+    """A device and a model: the variant that fits, or the nearest one and what it lacks.
+
+    Attributes:
+        without: sensors that the model listens to and the device does not have. It can run the model all the same: its
+            inputs may come from elsewhere, so a rollout does not ask for them, and nor does `fits`.
+    """
 
     device: str
     model: str
     variant: str
     unmet: tuple[Unmet, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -48,14 +60,16 @@ class Match:
 def match(model: ModelFacts, device: DeviceFacts) -> Match:
     """Compares a device with every variant of a model; of those that fit, the first in the bundle's order is told."""
     nearest: Match | None = None
+    without = tuple(sorted(model.sensors - device.sensors))
     for variant in model.variants:
-        unmet = unmet_needs(model, variant, device)
+        unmet = unmet_needs(variant, device)
         if nearest is None or len(unmet) < len(nearest.unmet):
-            nearest = Match(device.id, model.key, variant.file, unmet)
+            nearest = Match(device.id, model.key, variant.file, unmet, without)
             if not unmet:
                 break
     if nearest is None:
-        return Match(device.id, model.key, "", (Unmet("runtime", "a file that an engine runs", "none in the bundle"),))
+        no_file = Unmet("runtime", "a file that an engine runs", "none in the bundle")
+        return Match(device.id, model.key, "", (no_file,), without)
     return nearest
 
 
@@ -68,7 +82,7 @@ def match_devices(model: ModelFacts, devices: Iterable[DeviceFacts]) -> list[Mat
         found = known.get(alike)
         if found is None:
             found = known[alike] = match(model, device)
-        made.append(Match(device.id, found.model, found.variant, found.unmet))
+        made.append(replace(found, device=device.id))
     return made
 
 
@@ -88,7 +102,7 @@ def _capability(device: DeviceFacts) -> object:
     )
 
 
-def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tuple[Unmet, ...]:
+def unmet_needs(variant: Variant, device: DeviceFacts) -> tuple[Unmet, ...]:
     """The needs of one variant that a device does not meet, in the order in which `Unmet.need` names them.
 
     What a device does not say (RAM, flash, what a board's firmware links) is not held against it: the rollout tries.
@@ -111,11 +125,12 @@ def unmet_needs(model: ModelFacts, variant: Variant, device: DeviceFacts) -> tup
     runtime = None if silent or not variant.engines else _unmet_runtime(variant, device)
     if runtime is not None:
         unmet.append(runtime)
-    missing = model.sensors - device.sensors
-    if missing:
-        unmet.append(Unmet("sensor", _listed(missing), _listed(device.sensors)))
+    runs = _BOARD_ABI.fullmatch(device.runtimes.get("core", "")) if device.kind == "microcontroller" else None
+    if variant.abi is not None and runs is not None and int(runs[1]) != variant.abi:
+        unmet.append(Unmet("abi", f"a core of ABI {variant.abi}", f"one of ABI {runs[1]}"))
     if device.operators is not None and not variant.operators <= device.operators:
-        unmet.append(Unmet("operators", _listed(variant.operators - device.operators), "not these"))
+        lacking = (name.removesuffix(".out") for name in variant.operators - device.operators)
+        unmet.append(Unmet("operators", _listed(lacking), "not in the firmware"))
     if variant.dtype not in device.dtypes and (device.dtypes or not silent):
         unmet.append(Unmet("dtype", variant.dtype, _listed(device.dtypes)))
     return tuple(unmet)

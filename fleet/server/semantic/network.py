@@ -115,6 +115,7 @@ def _variant(iri: str, variant: Variant) -> dict[str, Any]:
         ("ef:needsArch", variant.arch),
         ("ef:needsTarget", variant.target),
         ("ef:needsBoard", variant.board),
+        ("ef:needsAbi", variant.abi),
     ):
         if value is not None:
             made[key] = value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from edge.fleet.server.database import Database
@@ -86,6 +88,17 @@ class Semantics:
         for path in sorted(self._imports.glob("*.nt")):
             if import_graph(path.stem) not in held:
                 self.store.replace(import_graph(path.stem), statements(read_import(path, path.stem)))
+
+
+@contextmanager
+def opened_store(folder: Path, sparql: str = "") -> Iterator[Graphs]:
+    """The store of the fleet in a folder, caught up; for `asking.run_query`, which opens it in a process of its own."""
+    state = State.existing(folder)
+    database = state.database()
+    try:
+        yield Semantics(state, database, sparql).store
+    finally:
+        database.close()
 
 
 def _store(state: State, sparql: str) -> Graphs:

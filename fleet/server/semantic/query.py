@@ -1,28 +1,17 @@
-"""Queries of people: read-only, from this store alone, and stopped when they take too long or give too much."""
+"""Queries of people, and what they are given: read-only, from this store alone. `asking` runs them."""
 
 from __future__ import annotations
 
 import re
-import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyoxigraph as ox
 
 from edge.fleet.server.semantic.names import PREFIXES
-from edge.fleet.server.semantic.store import Graphs
-from edge.runtime.errors import BadInput, EdgeError
-from edge.runtime.fields import reason
+from edge.runtime.errors import BadInput
 
-DEFAULT_SECONDS = 10.0
-DEFAULT_ROWS = 1_000
 MAX_QUERY = 1 << 16
-
-# A query that was given up runs on until it next gives a row (pyoxigraph has no way to stop one): few may do so.
-_RUNNING = threading.BoundedSemaphore(4)
 
 # SPARQL 1.1, 19.8: what may hide a keyword (IRIs, four kinds of strings, comments), names that may look like one
 # (variables, prefixed names, language tags), and words. The first that matches counts.
@@ -92,78 +81,6 @@ def check_read_only(text: str) -> None:
 def _character(match: re.Match[str]) -> str:
     code = int(match[1] or match[2], 16)
     return chr(code) if code <= 0x10FFFF else " "
-
-
-def run_query(store: Graphs, text: str, *, seconds: float = DEFAULT_SECONDS, rows: int = DEFAULT_ROWS) -> Answer:
-    """Runs a query.
-
-    Args:
-        seconds: wall time after which it is given up.
-        rows: how many rows or triples are kept.
-
-    Raises:
-        BadInput: it is refused, or is not SPARQL.
-        EdgeError: it takes longer, or four that did still run.
-    """
-    check_read_only(text)
-    if not _RUNNING.acquire(timeout=seconds):
-        raise EdgeError("query: too many long queries still run: try again later")
-    job = _Job(store, text, rows, time.monotonic() + seconds)
-    worker = threading.Thread(target=job.run, name="sparql", daemon=True)
-    worker.start()
-    worker.join(seconds)
-    if job.answer is not None:
-        return job.answer
-    if job.error is not None:
-        raise job.error
-    raise EdgeError(f"query: no answer within {seconds:g} s: make it narrower, or give it more with --seconds")
-
-
-class _Job:
-    """A query in its thread: an answer, or an error, or neither after its time."""
-
-    def __init__(self, store: Graphs, text: str, rows: int, deadline: float) -> None:
-        self._store, self._text, self._rows, self._deadline = store, text, rows, deadline
-        self.answer: Answer | None = None
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            self.answer = self._run()
-        except _Late:
-            pass
-        except SyntaxError as error:
-            self.error = BadInput(f"query: {reason(error)}")
-        except EdgeError as error:
-            self.error = error
-        except (OSError, ValueError, RuntimeError) as error:
-            self.error = EdgeError(f"query: cannot be answered: {reason(error)}")
-        finally:
-            _RUNNING.release()
-
-    def _run(self) -> Answer:
-        found = self._store.query(self._text)
-        if isinstance(found, ox.QueryBoolean):
-            return Answer("ask", ("answer",), ((bool(found),),))
-        if isinstance(found, ox.QuerySolutions):
-            variables = tuple(variable.value for variable in found.variables)
-            width = range(len(variables))
-            rows = [tuple(row[index] for index in width) for row in self._taken(found)]
-            return Answer("select", variables, tuple(rows[: self._rows]), len(rows) > self._rows)
-        triples = [(triple.subject, triple.predicate, triple.object) for triple in self._taken(found)]
-        names = ("subject", "predicate", "object")
-        return Answer("graph", names, tuple(triples[: self._rows]), len(triples) > self._rows)
-
-    def _taken(self, results: Any) -> Iterator[Any]:
-        """One more than the limit, as long as there is time."""
-        for result in islice(results, self._rows + 1):
-            if time.monotonic() > self._deadline:
-                raise _Late
-            yield result
-
-
-class _Late(Exception):
-    """Nobody waits for the answer any more."""
 
 
 def shown_term(term: object) -> str | None:

@@ -159,6 +159,7 @@ def _shortcuts(device: DeviceFacts) -> dict[str, Any]:
         ("ef:hasFeature", device.features),
         ("ef:hasSensorType", device.sensors),
         ("ef:supportsDtype", device.dtypes),
+        ("ef:hasOperator", device.operators),
         ("ef:presentsBoard", device.boards),
         ("ef:inGroup", device.groups),
         ("ef:hasRuntime", device.runtimes),

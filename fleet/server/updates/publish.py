@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edge.fleet.gates import parse_gate
 from edge.fleet.server.updates.repository import ModelRepository
 from edge.fleet.server.updates.store import BlobStore
-from edge.fleet.slot_header import SlotHeader
+from edge.fleet.slot_header import LONGEST_NAME, LONGEST_VERSION, SlotHeader
 from edge.fleet.variant import ENGINE_VERSION, KINDS, Blob, Tensor, Variant, check_model_version, check_variant_name
 from edge.runtime.bundle import Bundle, write_bundle
 from edge.runtime.errors import BadFile, BadInput
@@ -23,7 +23,7 @@ from edge.runtime.target import TARGETS
 if TYPE_CHECKING:
     from edge.runtime._core import Program
 
-_KIND_OF_SUFFIX = {".edge": "bundle", ".pte": "program", ".bin": "image"}
+_KIND_OF_SUFFIX = {".edge": "bundle", ".pte": "program", ".bin": "image", ".slot": "image"}
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def publish(
         EdgeError: the store cannot be written, or the targets key is not here.
     """
     parse_gate(gate)
-    check_variant_name(target, "target")
     asked = list(variants) or [VariantRequest("bundle")]
+    for name in (target, *(request.target for request in asked)):
+        _check_target(name)
     names = [request.name for request in asked]
     if len(set(names)) != len(names):
         raise BadInput(f"variant {max(names, key=names.count)}: is given twice")
@@ -152,11 +153,19 @@ def publish(
                 made.append(_given(base, request.file, opened, manifest, store, abi))
     least = needs or {}
     made = [
+        # A board's core goes by its ABI.
         dataclasses.replace(variant, runtimes={name: least[name] for name in variant.engines if name in least})
+        if variant.kind == "bundle"
+        else variant
         for variant in made
     ]
     repository.publish(made)
     return made
+
+
+def _check_target(name: str) -> None:
+    if name not in (names := [target.name for target in TARGETS]):
+        raise BadInput(f"target {name[:60]!r}: expected one of {', '.join(names)} (edge targets)")
 
 
 def _sequence(repository: ModelRepository, manifest: Manifest) -> int:
@@ -194,7 +203,7 @@ def _given(base: Variant, file: Path, bundle: Bundle, manifest: Manifest, store:
     """A variant with a file of its own: a bundle of the same model, a program, or a slot image."""
     kind = _KIND_OF_SUFFIX.get(file.suffix.lower())
     if kind is None or kind not in KINDS:
-        raise BadFile(f"{file}: expected a .edge bundle, a .pte program, or a .bin slot image")
+        raise BadFile(f"{file}: expected a .edge bundle, a .pte program, or a .bin or .slot slot image")
     if kind == "bundle":
         with Bundle.open(file) as opened:
             opened.verify()
@@ -214,6 +223,12 @@ def _given(base: Variant, file: Path, bundle: Bundle, manifest: Manifest, store:
         raise BadFile(f"{file}: cannot be read: {error.strerror}") from None
     if kind == "image":
         header = SlotHeader.read(data, str(file))
+        wanted = manifest.name[:LONGEST_NAME], manifest.version[:LONGEST_VERSION]
+        if (header.name, header.version) != wanted:
+            raise BadInput(
+                f"{file}: says that it is {header.name}:{header.version}, and its boards will: "
+                f"sign it as {':'.join(wanted)}"
+            )
         base = _of_class(base, header, file)
         abi = header.abi if abi is None else abi
         if abi != header.abi:

@@ -70,7 +70,7 @@ def revert(record: Record, plan: Plan, rows: Iterable[Mapping[str, Any]]) -> int
 
 
 def end_rollback(record: Record) -> None:
-    """Ends a rollback from which no device is still to come back."""
-    if not record.counts().get("reverting"):
+    """Ends a rollback from which no device is still to come back; one that has ended is not ended again."""
+    if record.locked()["state"] == "rolling-back" and not record.counts().get("reverting"):
         record.set(state="rolled-back")
         record.audit("fleet", "rolled-back")

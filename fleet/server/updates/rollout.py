@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 
 from edge.fleet.errors import Refused
 from edge.fleet.server.database import Database
+from edge.fleet.server.tables import devices
 from edge.fleet.server.updates import joining, phases, reverting
 from edge.fleet.server.updates.plan import Plan
 from edge.fleet.server.updates.record import BAD, MOVING, Record, fit, no_such_rollout, started
@@ -39,6 +40,9 @@ Select = Callable[[str], Iterable[str]]
 
 def _no_filter(where: str) -> Iterable[str]:
     raise BadInput(f"where {where!r}: no semantic store is open here")
+
+
+_NOBODY = "devices: none is found that is enrolled and active"
 
 
 class Rollouts:
@@ -68,6 +72,7 @@ class Rollouts:
         chosen = self._chosen(plan)
         with self._database.transaction() as connection:
             variants = joining.published_variants(connection, plan.model, plan.version)
+            joining.check_named(connection, plan)
             open_ = connection.execute(
                 sa.select(rollouts.c.id).where(rollouts.c.model == plan.model, rollouts.c.state.in_(OPEN))
             ).scalar()
@@ -93,7 +98,7 @@ class Rollouts:
             record = self._record(connection, id)
             joined = joining.join(record, plan.model, variants, chosen)
             if not joined:
-                raise BadInput("devices: none is found that is enrolled and active")
+                raise BadInput(_NOBODY)
             record.audit(actor, "create", plan=plan.to_dict(), devices=joined)
             phases.advance(record)
         return id
@@ -102,12 +107,15 @@ class Rollouts:
         """Who would get what, in the order in which they would begin; nothing is changed.
 
         Raises:
-            BadInput: the version is not published.
+            BadInput: the version is not published, or no device is found.
         """
         chosen = self._chosen(plan)
         with self._database.reading() as connection:
             variants = joining.published_variants(connection, plan.model, plan.version)
+            joining.check_named(connection, plan)
             rows = joining.candidates(self._record(connection, "preview"), plan.model, variants, chosen)
+        if not rows:
+            raise BadInput(_NOBODY)
         return sorted(rows, key=lambda row: (row["rank"], row["device"]))
 
     def pause(self, id: str, actor: str) -> None:
@@ -163,8 +171,10 @@ class Rollouts:
             if row["state"] in ("running", "paused"):
                 reverting.abort(record, f"rolled back by {actor}", actor)
             plan = Plan.from_dict(row["plan"])
-            query = sa.select(rollout_devices).where(
-                rollout_devices.c.rollout == id, rollout_devices.c.state.in_(("active", "silent"))
+            query = (
+                sa.select(rollout_devices)
+                .join(devices, devices.c.id == rollout_devices.c.device)  # others were removed
+                .where(rollout_devices.c.rollout == id, rollout_devices.c.state.in_(("active", "silent")))
             )
             rows = [dict(each) for each in connection.execute(query).mappings()]
             number = reverting.revert(record, plan, rows)

@@ -41,7 +41,8 @@ rollout_devices = Table(
     "rollout_devices",
     metadata,
     Column("rollout", Text, ForeignKey("rollouts.id", ondelete="CASCADE"), primary_key=True),
-    Column("device", Text, ForeignKey("devices.id", ondelete="CASCADE"), primary_key=True),
+    # No reference: what a rollout was stays true when a device is forgotten.
+    Column("device", Text, primary_key=True),
     # waiting, started, staged, active, failed, rolled-back, silent, cancelled, unfit, reverting, reverted, stuck
     Column("state", Text, nullable=False),
     Column("rank", Integer, nullable=False),  # who starts first

@@ -110,6 +110,7 @@ INVENTORIES = st.fixed_dictionaries(
         "runtimes": st.dictionaries(st.sampled_from(["core", "litert"]), VERSIONS),
         "labels": st.dictionaries(st.sampled_from(["building", "floor", "a b", 'q"uote', "\\u007d"]), WORDS),
         "dtypes": _subset(st.sampled_from(["int8", "ternary", "float32"])),
+        "operators": _subset(st.sampled_from(["edge::conv2d.out", "aten::add.Scalar_out", "aten::add.out"])),
         "models": st.lists(
             st.fixed_dictionaries({"name": NAMES, "version": VERSIONS, "active": st.booleans()}), max_size=3
         ),
@@ -126,7 +127,9 @@ BODIES = st.fixed_dictionaries(
 )
 
 _SIZED = ("ram", "flash")
-_TEXT_KEYS = sorted(set(KEYS) - {*_SIZED, "cores", "label.KEY", "model", "holds", "runtime", "dtype", "kind", "id"})
+_TEXT_KEYS = sorted(
+    set(KEYS) - {*_SIZED, "cores", "label.KEY", "model", "holds", "runtime", "dtype", "operator", "kind", "id"}
+)
 COMPARISONS: st.SearchStrategy[Filter] = st.one_of(
     st.builds(
         lambda key, operator, kb: Comparison(key, operator, f"{kb}KB", kb * 1024),
@@ -146,6 +149,10 @@ COMPARISONS: st.SearchStrategy[Filter] = st.one_of(
     st.builds(Comparison, st.just("holds"), st.sampled_from(["=", "!="]), st.sampled_from(["kws:2.1", "vww:2.0"])),
     st.builds(Comparison, st.just("runtime"), st.sampled_from(["=", "!="]), st.sampled_from(["core", "litert:2.0"])),
     st.builds(Comparison, st.just("dtype"), st.sampled_from(["=", "!="]), st.sampled_from(["int8", "ternary"])),
+    st.builds(
+        Comparison, st.just("operator"), st.sampled_from(["=", "!="]),
+        st.sampled_from(["edge::conv2d.out", "aten::add.out"]),
+    ),
     st.builds(Comparison, st.just("kind"), st.sampled_from(["=", "!="]), st.sampled_from(["linux", "microcontroller"])),
     st.builds(Comparison, st.just("id"), st.sampled_from(["=", "!="]), st.sampled_from(["d0", "nobody", "> } #"])),
 )  # fmt: skip

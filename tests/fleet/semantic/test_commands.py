@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
 from dataclasses import replace
-from http.server import HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,13 @@ from edge.fleet.server.semantic.store import LocalStore
 from edge.fleet.server.services import Server
 from edge.fleet.server.state import State
 from edge.runtime.bundle import file_entry, write_bundle
+from edge.runtime.errors import BadFile, BadInput
 from edge.runtime.manifest import Manifest
 from edge.sdk.cli import cli
 from tests.conftest import ROOT
 from tests.fleet.lab import free_ports, needs_mosquitto, until
 from tests.fleet.semantic.samples import BOARD, INVENTORY, manifest
-from tests.fleet.semantic.test_projection import _Endpoint, contents
+from tests.fleet.semantic.test_projection import contents
 
 DOCUMENT = (ROOT / "docs" / "semantics.md").read_text()
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -127,6 +130,67 @@ def test_what_is_refused_is_told_in_a_line(place: Path) -> None:
     assert "cannot be reached" in refused("fleet", "query", "ASK {}", "--sparql", "http://127.0.0.1:1/")
 
 
+def test_ctrl_c_ends_a_query_at_once(place: Path) -> None:
+    cross = "SELECT (COUNT(*) AS ?n) { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i . ?j ?k ?l }"
+    words = [sys.executable, "-m", "edge.sdk.cli", "fleet", "query", cross, "--seconds", "600"]
+    asked = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    store = place / "fleet" / "semantic" / "store"
+    until(lambda: store.is_dir() and len(_group(asked.pid)) == 2, what="the query did not begin")
+    time.sleep(0.5)
+    started = time.monotonic()
+    os.killpg(asked.pid, signal.SIGINT)  # as the terminal does: to the command and to its child
+    assert asked.wait(10) == 130 and time.monotonic() - started < 3
+    assert asked.stderr is not None and asked.stderr.read().strip() == "edge: error: interrupted"
+    until(lambda: not _group(asked.pid), what="the child lives on")
+
+
+def _group(leader: int) -> list[str]:
+    """The processes of a group that are not dead."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state != "Z":
+                found.append(stat.parent.name)
+    return found
+
+
+def test_no_query_and_no_import_opens_a_connection(place: Path) -> None:
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+
+        do_POST = do_GET
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x"
+        for text in (
+            f"SELECT * {{ SERVICE <{url}> {{ ?s ?p ?o }} }}",
+            f"SELECT * {{ SERVICE SILENT <{url}> {{ ?s ?p ?o }} }}",
+            f"LOAD <{url}>",
+            f"SELECT * FROM <{url}> {{ ?s ?p ?o }}",
+            f"SELECT * FROM NAMED <{url}> {{ GRAPH ?g {{ ?s ?p ?o }} }}",
+        ):
+            with pytest.raises(BadInput):
+                _command("fleet", "query", text)
+        edge("fleet", "query", f"SELECT * {{ GRAPH <{url}> {{ ?s ?p ?o }} }}")
+        edge("fleet", "query", f"DESCRIBE <{url}>")
+        for body in ({"@context": url, "@id": "urn:x"}, {"@context": {"@import": url}}):
+            (place / "far.jsonld").write_text(json.dumps(body))
+            with pytest.raises(BadFile):
+                _command("fleet", "import-rdf", "far.jsonld")
+        server.shutdown()
+    assert asked == []
+
+
+def _command(*words: str) -> None:
+    """A command in this process, with its error as it was raised."""
+    cli.main(list(words), prog_name="edge", standalone_mode=False)
+
+
 def test_imports_are_kept_until_they_are_removed(place: Path) -> None:
     assert edge("fleet", "import-rdf", "lamps.ttl") == "lamps: 1 triples\n"
     ask = ("fleet", "query", "ASK { <urn:lamp> a td:Thing }")
@@ -154,18 +218,6 @@ def test_the_rebuilt_store_equals_the_followed_one(place: Path) -> None:
     semantics.projection.rebuild(semantics.registry)
     assert contents(semantics.store) == followed
     database.close()
-
-
-@pytest.fixture
-def endpoint() -> Iterator[str]:
-    import pyoxigraph as ox
-
-    _Endpoint.store = ox.Store()
-    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/sparql"
-    server.shutdown()
-    server.server_close()
 
 
 @needs_mosquitto

@@ -169,6 +169,9 @@ def test_vendored_contexts_serve_foreign_thing_descriptions(tmp_path: Path) -> N
     [
         ("a.ttl", "<urn:edge:device:d1> a <urn:x> .", "may not speak of the fleet's own things"),
         ("a.ttl", '<urn:x> <urn:edge:fleet#inBuilding> "7" .', "may not speak of the fleet's own things"),
+        ("a.ttl", "<urn:x> a <urn:edge:fleet#Device> .", "may not use the fleet's own terms"),
+        ("a.ttl", "<urn:edge:import:b#b0> a <urn:x> .", "may not speak of the fleet's own things"),
+        ("a.ttl", "<urn:edge:cursor> a <urn:x> .", "may not speak of the fleet's own things"),
         ("a.ttl", "<urn:x> a", "not readable"),
         ("a.ttl", "\xff", "not readable"),
         ("a.jsonld", "[" * 100_000, "not readable"),

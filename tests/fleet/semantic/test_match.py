@@ -46,15 +46,21 @@ def test_a_device_that_meets_every_need_fits() -> None:
         ({}, {"board": "stm32f4"}, "board: needs stm32f4, has nano33ble"),
         ({"runtimes": {"litert": "2.0"}}, {}, "runtime: needs core, has litert"),
         ({}, {"runtimes": {"core": "0.2.0"}}, "runtime: needs core 0.2.0 or later, has core 0.1.0"),
-        ({"sensors": ["camera"]}, {}, "sensor: needs microphone, has camera"),
-        ({"sensors": []}, {}, "sensor: needs microphone, has none"),
-        ({"operators": ["edge::conv2d.out"]}, {}, "operators: needs edge::ternary_linear.out, has not these"),
+        ({"operators": ["edge::conv2d.out"]}, {}, "operator edge::ternary_linear is not in the firmware"),
+        ({"runtimes": {"core": "abi 1"}}, {"abi": 2}, "abi: needs a core of ABI 2, has one of ABI 1"),
         ({"dtypes": ["int8"]}, {}, "dtype: needs ternary, has int8"),
     ],
 )
 def test_each_need_is_told_alone(device: dict[str, Any], variant: dict[str, Any], told: str) -> None:
     found = match(model(**variant), board(**device))
     assert [str(each) for each in found.unmet] == [told]
+
+
+def test_a_sensor_that_is_not_there_is_told_and_is_no_need() -> None:
+    for sensors in (["camera"], []):
+        found = match(model(), board(sensors=sensors))
+        assert found.fits and found.without == ("microphone",)
+    assert match(model(), board()).without == ()
 
 
 def test_what_a_device_does_not_say_is_not_held_against_it() -> None:

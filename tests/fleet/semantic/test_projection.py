@@ -164,29 +164,13 @@ def test_far_behind_it_rebuilds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(find_devices(projection.store, parse("sensor=microphone"))) == 5
 
 
-class _Endpoint(BaseHTTPRequestHandler):
-    """SPARQL 1.1 Protocol by direct POST over a pyoxigraph store: a real engine behind real HTTP."""
-
-    store = ox.Store()
+class _OddPages(BaseHTTPRequestHandler):
+    """What answers under a URL that is no endpoint."""
 
     def do_POST(self) -> None:
-        text = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if self.path == "/moved":
-            return self._answer(302, b"", "text/plain", Location="/sparql")
-        if self.path == "/page":
-            return self._answer(200, b"<html>", "text/html")
-        try:
-            if self.headers.get_content_type() == "application/sparql-update":
-                self.store.update(text)
-                return self._answer(204, b"", "text/plain")
-            found = self.store.query(text, use_default_graph_as_union=True)
-            if isinstance(found, ox.QueryTriples):
-                body = found.serialize(format=ox.RdfFormat.N_TRIPLES)
-                return self._answer(200, body or b"", "application/n-triples")
-            body = found.serialize(format=ox.QueryResultsFormat.JSON)
-            return self._answer(200, body or b"", "application/sparql-results+json")
-        except SyntaxError as error:
-            return self._answer(400, str(error).encode(), "text/plain")
+            return self._answer(302, b"", "text/plain", Location="/page")
+        return self._answer(200, b"<html>", "text/html")
 
     def _answer(self, code: int, body: bytes, kind: str, **headers: str) -> None:
         self.send_response(code)
@@ -200,11 +184,9 @@ class _Endpoint(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    _Endpoint.store = ox.Store()
-    server = HTTPServer(("127.0.0.1", 0), _Endpoint)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+def odd_pages() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _OddPages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -212,7 +194,7 @@ def endpoint() -> Iterator[str]:
 
 def test_an_endpoint_elsewhere_holds_the_same(endpoint: str) -> None:
     registry = ListRegistry()
-    local, remote = Projection(LocalStore()), Projection(RemoteStore(f"{endpoint}/sparql"))
+    local, remote = Projection(LocalStore()), Projection(RemoteStore(endpoint))
     lamp = ox.NamedNode("urn:lamp")
     for each in (local, remote):
         each.store.replace(import_graph("lamps"), [f'{lamp} {lamp} "on" .'])
@@ -225,7 +207,7 @@ def test_an_endpoint_elsewhere_holds_the_same(endpoint: str) -> None:
     for each in (local, remote):
         each.follow(registry)
     assert contents(local.store) == contents(remote.store)
-    assert remote.store.cursor() == Projection(RemoteStore(f"{endpoint}/sparql")).cursor == 5
+    assert remote.store.cursor() == Projection(RemoteStore(endpoint)).cursor == 5
     assert local.store.names() == remote.store.names()
     remote.rebuild(registry)
     assert contents(local.store) == contents(remote.store)
@@ -234,10 +216,10 @@ def test_an_endpoint_elsewhere_holds_the_same(endpoint: str) -> None:
     assert len(list(graph)) > 50  # type: ignore[arg-type]
 
 
-def test_an_endpoint_that_does_not_serve_is_told_in_a_line(endpoint: str) -> None:
+def test_an_endpoint_that_does_not_serve_is_told_in_a_line(endpoint: str, odd_pages: str) -> None:
     cases = {
-        f"{endpoint}/moved": "refused \\(302\\)",
-        f"{endpoint}/page": "answered text/html, not SPARQL results: is it an endpoint\\?",
+        f"{odd_pages}/moved": "refused \\(302\\)",
+        f"{odd_pages}/page": "answered text/html, not SPARQL results: is it an endpoint\\?",
         "http://127.0.0.1:1/sparql": "cannot be reached: Connection refused",
     }
     for url, message in cases.items():
@@ -245,7 +227,7 @@ def test_an_endpoint_that_does_not_serve_is_told_in_a_line(endpoint: str) -> Non
             RemoteStore(url).names()
         assert "\n" not in str(caught.value)
     with pytest.raises(EdgeError, match="refused \\(400\\)"):
-        RemoteStore(f"{endpoint}/sparql").query("SELECT nonsense")
+        RemoteStore(endpoint).query("SELECT nonsense")
     for url in ("file:///etc/passwd", "ftp://x/", "sparql"):
         with pytest.raises(BadInput, match="expected an http or https URL"):
             RemoteStore(url)
@@ -256,7 +238,7 @@ def test_what_an_endpoint_is_sent_cannot_end_a_literal(endpoint: str, text: str)
     """Neither where escapes are read within texts (as here), nor where \\uXXXX is put in place before all else."""
     node = ox.NamedNode("urn:x")
     sent = statements([ox.Triple(node, node, ox.Literal(text))])
-    store = RemoteStore(f"{endpoint}/sparql")
+    store = RemoteStore(endpoint)
     store.replace("urn:g", sent)
     found = store.query("SELECT ?o { <urn:x> <urn:x> ?o }")
     assert isinstance(found, ox.QuerySolutions)

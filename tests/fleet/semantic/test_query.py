@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import socket
 import time
+from collections.abc import Iterator
 
 import pyoxigraph as ox
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.fleet.server.semantic.asking import run_query
 from edge.fleet.server.semantic.projection import Projection
-from edge.fleet.server.semantic.query import check_read_only, json_term, run_query, short, shown_term
+from edge.fleet.server.semantic.query import check_read_only, json_term, short, shown_term
 from edge.fleet.server.semantic.store import LocalStore
 from edge.runtime.errors import BadInput, EdgeError
 from tests.fleet.semantic.samples import BOARD, INVENTORY, ListRegistry
@@ -108,6 +111,59 @@ def test_a_query_ends_after_its_time(store: LocalStore) -> None:
     with pytest.raises(EdgeError, match="no answer within 0.2 s"):
         run_query(store, "SELECT * { ?a ?b ?c . ?d ?e ?f . ?g ?h ?i FILTER(?a = ?nothing) }", seconds=0.2)
     assert time.monotonic() - started < 5
+
+
+@pytest.fixture(scope="module")
+def wide() -> LocalStore:
+    """A store in which three patterns that share nothing have 10^9 answers."""
+    made = LocalStore()
+    made.replace("urn:g", [f'<urn:d{number}> <urn:p> "{number}" .' for number in range(1000)])
+    return made
+
+
+_CROSS = "SELECT * { ?a <urn:p> ?x . ?b <urn:p> ?y . ?c <urn:p> ?z }"
+
+
+def test_a_query_that_explodes_takes_neither_the_time_nor_the_memory(wide: LocalStore) -> None:
+    assert len(run_query(wide, _CROSS, rows=3).rows) == 3, "rows come as they are found"
+    started = time.monotonic()
+    with pytest.raises(EdgeError, match="needs more than 64 MB of memory beside the store's"):
+        run_query(wide, f"{_CROSS} ORDER BY ?z ?y ?x", seconds=60, memory=64 << 20)
+    with pytest.raises(EdgeError, match=r"no answer within 0\.3 s"):
+        run_query(wide, "SELECT (COUNT(*) AS ?n) " + _CROSS.removeprefix("SELECT *"), seconds=0.3)
+    assert time.monotonic() - started < 30
+    assert not multiprocessing.active_children()
+
+
+def test_an_answer_is_cut_where_it_is_too_large(wide: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.fleet.server.semantic.asking.MAX_ANSWER", 100_000)
+    answer = run_query(wide, _CROSS, rows=1_000_000)
+    assert answer.truncated and 500 <= len(answer.rows) < 5_000
+
+
+@contextlib.contextmanager
+def _no_fleet() -> Iterator[LocalStore]:
+    raise BadInput("no fleet here")
+    yield LocalStore()
+
+
+def _bug() -> contextlib.AbstractContextManager[LocalStore]:
+    raise ZeroDivisionError
+
+
+def test_what_the_opening_says_is_the_commands_error() -> None:
+    with pytest.raises(BadInput, match="no fleet here"):
+        run_query(_no_fleet, "ASK {}")
+    with pytest.raises(EdgeError, match="cannot be answered: ZeroDivisionError"):
+        run_query(_bug, "ASK {}")
+
+
+def test_terms_come_through_as_they_were() -> None:
+    store = LocalStore()
+    terms = ['"é\\n\\"\\\\"', '"x"@en', '"1.50"^^<urn:t>', '"7"^^<http://www.w3.org/2001/XMLSchema#integer>', "<urn:o>"]
+    store.replace("urn:g", [f"<urn:s{number}> <urn:p> {term} ." for number, term in enumerate(terms)])
+    answer = run_query(store, "SELECT ?o ?none { ?s <urn:p> ?o } ORDER BY ?s")
+    assert [str(row[0]) for row in answer.rows] == terms and all(row[1] is None for row in answer.rows)
 
 
 def test_rows_are_limited(store: LocalStore) -> None:

@@ -16,11 +16,12 @@ import pytest
 import rdflib
 from rdflib import RDF, URIRef
 
+from edge.fleet.server.semantic.asking import run_query
 from edge.fleet.server.semantic.exchange import import_graph, read_import
 from edge.fleet.server.semantic.expansion import statements
 from edge.fleet.server.semantic.names import PREFIXES
 from edge.fleet.server.semantic.projection import Projection
-from edge.fleet.server.semantic.query import json_term, run_query, shown_term
+from edge.fleet.server.semantic.query import json_term, shown_term
 from edge.fleet.server.semantic.store import LocalStore
 from tests.conftest import DATA
 

@@ -224,8 +224,19 @@ static void in_one_group(edge_conv2d *conv) {
   if (conv->out_channels > 40) conv->out_channels = 40;
 }
 
+/* A depthwise convolution as mobile networks have them, whose outputs some kernels finish where they make the sums. */
+static edge_conv2d random_depthwise(void) {
+  const int32_t channels = 16 * (int32_t)between(1, 9), high = one_in(2) ? 3 : (int32_t)between(1, 5);
+  const int32_t height = (int32_t)between(1, 12), width = (int32_t)between(1, one_in(4) ? 120 : 24);
+  return (edge_conv2d){.batch = 1, .channels = channels, .height = high + height - 1, .width = width,
+                       .out_channels = channels, .out_height = height, .out_width = width, .kernel_h = high,
+                       .kernel_w = 3, .stride_h = 1, .stride_w = 1, .padding_w = 1, .dilation_h = 1, .dilation_w = 1,
+                       .groups = channels};
+}
+
 static bool quantized_conv(const edge_qd8_conv2d_weights *reference, const edge_qd8_conv2d_weights *tested, int bits) {
-  edge_qd8_conv2d job = {.shape = random_conv()};
+  const bool mobile = bits == 8 && one_in(4);
+  edge_qd8_conv2d job = {.shape = mobile ? random_depthwise() : random_conv()};
   if (bits == 2) in_one_group(&job.shape);
   const size_t outputs = conv_outputs(&job.shape), rows = (size_t)job.shape.out_height;
   const float *x = random_floats(conv_inputs(&job.shape), true);
@@ -234,10 +245,14 @@ static bool quantized_conv(const edge_qd8_conv2d_weights *reference, const edge_
   uint8_t *weight = room(weight_bytes, one_in(2) ? between(0, 63) : 0);
   fill_weights(weight, weight_bytes, bits);
   job.epilogue = random_epilogue((size_t)job.shape.out_channels, false);
-  const bool in_last = one_in(2), out_last = one_in(2);
+  const bool in_last = one_in(2), out_last = one_in(2) || mobile;
+  if (mobile && !one_in(4)) {
+    job.epilogue.activation = EDGE_ACT_RELU;
+    if (job.epilogue.bias == NULL) job.epilogue.bias = random_floats((size_t)job.shape.out_channels, false);
+  }
   job.out.row_step = out_last ? (size_t)job.shape.out_channels : 1;
   job.out.step = out_last ? 1 : rows * (size_t)job.shape.out_width;
-  if (one_in(3)) job.out.residual = random_floats(outputs, false);
+  if (one_in(mobile ? 6 : 3)) job.out.residual = random_floats(outputs, false);
   const size_t first = one_in(2) ? 0 : between(0, rows - 1), last = one_in(2) ? rows : between(first + 1, rows);
   float *expected, *got, scale;
   const size_t compared = output_pair(outputs, &expected, &got);

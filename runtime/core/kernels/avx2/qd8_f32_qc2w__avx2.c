@@ -48,9 +48,9 @@ EDGE_TARGET_BEGIN(EDGE_AVX2)
 #define AFTER_STORES __asm__ volatile("" : : : "memory")
 
 EDGE_INLINE void add_pairs(int32_t *sums, __m256i pairs, bool fresh) {
-  const __m256i before = fresh ? _mm256_setzero_si256() : _mm256_loadu_si256((const __m256i *)sums);
-  const __m256i wide = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-  _mm256_storeu_si256((__m256i *)sums, _mm256_add_epi32(before, wide));
+  __m256i wide = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+  if (!fresh) wide = _mm256_add_epi32(wide, _mm256_loadu_si256((const __m256i *)sums));
+  _mm256_storeu_si256((__m256i *)sums, wide);
 }
 
 /* Half a quad: eight outputs of each field. The products come before the sums, which wait for them. */
@@ -122,12 +122,21 @@ EDGE_APART void row_tile(size_t quads, size_t flush, const uint8_t *panel, const
       ADD(b##i, x);         \
     }                       \
   } while (0)
-#define FLUSH(i)                                         \
+#define FLUSH(i, fresh)                                  \
   do {                                                   \
     if (rows > i) {                                      \
       add_pairs(sums + i * EDGE_PANEL, a##i, fresh);     \
       add_pairs(sums + i * EDGE_PANEL + 8, b##i, fresh); \
     }                                                    \
+  } while (0)
+#define FLUSH_ALL(fresh) \
+  do {                   \
+    FLUSH(0, fresh);     \
+    FLUSH(1, fresh);     \
+    FLUSH(2, fresh);     \
+    FLUSH(3, fresh);     \
+    FLUSH(4, fresh);     \
+    FLUSH(5, fresh);     \
   } while (0)
 
 EDGE_INLINE void tile(const size_t rows, size_t quads, size_t flush, const uint8_t *unpacked, const int8_t *codes,
@@ -151,12 +160,11 @@ EDGE_INLINE void tile(const size_t rows, size_t quads, size_t flush, const uint8
       ROW(4, BROADCAST_NEXT(x, fourth, padded));
       ROW(5, BROADCAST_THIRD(x, fourth, padded));
     }
-    FLUSH(0);
-    FLUSH(1);
-    FLUSH(2);
-    FLUSH(3);
-    FLUSH(4);
-    FLUSH(5);
+    if (fresh) {
+      FLUSH_ALL(true);
+    } else {
+      FLUSH_ALL(false);
+    }
     fresh = false;
   }
 }

@@ -237,11 +237,31 @@ static void finish_pixels(const edge_qd8_conv2d *conv, size_t first, size_t coun
   v_finish(&rest, sums, 0, channel, channels);
 }
 
+/* Whether the sums of depthwise_slide are finished where they are made. */
+static bool finishes_sums(const edge_qd8_conv2d *conv) {
+  const edge_conv2d *shape = &conv->shape;
+  const edge_epilogue *epilogue = &conv->epilogue;
+  return shape->kernel_w == 3 && shape->kernel_h <= 4 && shape->stride_w == shape->dilation_w &&
+         shape->channels % (16 * DEPTHWISE_VECTORS) == 0 && epilogue->bias != NULL &&
+         epilogue->activation == EDGE_ACT_RELU && !epilogue->bitlinear_compat && conv->out.step == 1 &&
+         conv->out.residual == NULL;
+}
+
+/* What turns sums into outputs before the bias, of `count` channels, a multiple of 16. */
+static void factors(const edge_qd8_conv2d *conv, size_t first, size_t count, float *factor) {
+  const edge_epilogue *epilogue = &conv->epilogue;
+  for (size_t c = 0; c < count; c += 16) {
+    const vf scale = epilogue->scale_step ? vf_load(epilogue->scales + first + c) : vf_set(epilogue->scales[0]);
+    vf_store(factor + c, vf_mul(scale, vf_set(conv->row.step)));
+  }
+}
+
 static void depthwise_rows(const edge_qd8_conv2d *conv, const conv_layout *layout, size_t first, size_t last) {
   const edge_conv2d *shape = &conv->shape;
   const size_t width = (size_t)shape->out_width, channels = (size_t)shape->channels;
   const int32_t *starts = conv->weight;
-  const depthwise_job job = {
+  const bool finished = finishes_sums(conv);
+  depthwise_job job = {
       .pixel = (size_t)shape->stride_w * layout->pixel,
       .column = (size_t)shape->dilation_w * layout->pixel,
       .kernel_row = (size_t)shape->dilation_h * layout->pitch,
@@ -250,6 +270,8 @@ static void depthwise_rows(const edge_qd8_conv2d *conv, const conv_layout *layou
       .start = starts,
       .weight = starts + depthwise_channels(channels),
       .weight_step = depthwise_step(shape),
+      .bias = conv->epilogue.bias,
+      .out_step = conv->out.row_step,
   };
   const size_t down = (size_t)shape->stride_h * layout->pitch;
   const size_t most = width < CONV_PIXELS ? CONV_PIXELS / width : 1; /* rows of a block */
@@ -261,10 +283,16 @@ static void depthwise_rows(const edge_qd8_conv2d *conv, const conv_layout *layou
       for (size_t c = 0; c < channels; c += EDGE_PANEL) {
         _Alignas(64) int32_t sums[CONV_PIXELS * EDGE_PANEL];
         const size_t some = channels - c < EDGE_PANEL ? channels - c : EDGE_PANEL;
+        float factor[EDGE_PANEL];
+        if (finished) {
+          factors(conv, c, some, factor);
+          job.factor = factor;
+        }
         for (size_t r = 0; r < rows; ++r) {
+          if (finished) job.out = conv->out.data + ((y + r) * width + x) * conv->out.row_step;
           depthwise_sums(&job, code + r * down, count, c, some, sums + r * count * EDGE_PANEL);
         }
-        finish_pixels(conv, y * width + x, rows * count, c, some, sums);
+        if (!finished) finish_pixels(conv, y * width + x, rows * count, c, some, sums);
       }
     }
   }

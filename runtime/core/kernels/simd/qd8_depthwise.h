@@ -63,6 +63,10 @@ typedef struct depthwise_job {
   size_t high, wide;                /* rows and columns of the kernel */
   const int32_t *start, *weight;
   size_t weight_step; /* words of sixteen channels */
+  /* Where sums can become outputs as they are made: with a bias and a ReLU, channels last, no residual, whole vectors. */
+  const float *factor, *bias; /* of the channel of `start`; factor is NULL where they cannot */
+  float *out;                 /* of the first pixel */
+  size_t out_step;            /* floats from one pixel to the next */
 } depthwise_job;
 
 /* Weights by kernel column, and the sums of the pixels whose turn comes after as many columns. */
@@ -86,9 +90,10 @@ EDGE_INLINE void depthwise_column(const size_t wide, const size_t i, const int8_
 }
 
 /* Pixels side by side with `wide` kernel columns side by side (a constant): each quad of codes serves as many pixels,
- * whose sums wait in registers. `i` (a constant): the first vector's place in its block. */
-EDGE_INLINE void depthwise_slide(const size_t wide, const size_t i, const depthwise_job *job, const int8_t *first,
-                                 size_t count, int32_t *sums) {
+ * whose sums wait in registers. `i` (a constant): the first vector's place in its block. `finished` (a constant): the
+ * outputs are written, and not the sums. */
+EDGE_INLINE void depthwise_slide(const size_t wide, const size_t i, const bool finished, const depthwise_job *job,
+                                 const int8_t *first, size_t count, int32_t *sums) {
   const int32_t *start = job->start, *weight = job->weight;
   size_t step = 0; /* of start; behind the first quad of kernel rows a pixel starts from its sums so far */
   for (size_t kh = 0; kh < job->high; kh += 4, start = sums, step = EDGE_PANEL, weight += wide * DEPTHWISE_WORDS) {
@@ -109,10 +114,19 @@ EDGE_INLINE void depthwise_slide(const size_t wide, const size_t i, const depthw
       depthwise_column(wide, i, row, at, start + (x < count ? x : 0) * step, &window, done);
     }
     int32_t *to = sums;
+    float *out = job->out;
     for (size_t x = wide - 1; x < count + wide - 1; ++x, at += job->pixel, to += EDGE_PANEL) {
       depthwise_column(wide, i, row, at, start + (x < count ? x : 0) * step, &window, done);
       EDGE_UNROLL
-      for (size_t g = 0; g < DEPTHWISE_VECTORS; ++g) vi_store(to + 16 * g, done[g]);
+      for (size_t g = 0; g < DEPTHWISE_VECTORS; ++g) {
+        if (finished) {
+          const vf y = vf_mul(vi_to_float(done[g]), vf_load(job->factor + 16 * g));
+          vf_store(out + 16 * g, v_activate(vf_add(y, vf_load(job->bias + 16 * g)), EDGE_ACT_RELU));
+        } else {
+          vi_store(to + 16 * g, done[g]);
+        }
+      }
+      if (finished) out += job->out_step;
     }
   }
 }
@@ -144,17 +158,19 @@ EDGE_INLINE void depthwise_pixels(const size_t i, const depthwise_job *job, cons
 EDGE_INLINE void depthwise_vectors(const size_t i, const depthwise_job *job, const int8_t *first, size_t count,
                                    int32_t *sums) {
   const bool side_by_side = job->column == job->pixel;
-  if (side_by_side && job->wide == 3) {
-    depthwise_slide(3, i, job, first, count, sums);
+  if (side_by_side && job->wide == 3 && job->factor != NULL) {
+    depthwise_slide(3, i, true, job, first, count, sums);
+  } else if (side_by_side && job->wide == 3) {
+    depthwise_slide(3, i, false, job, first, count, sums);
   } else if (side_by_side && job->wide == 5) {
-    depthwise_slide(5, i, job, first, count, sums);
+    depthwise_slide(5, i, false, job, first, count, sums);
   } else {
     depthwise_pixels(i, job, first, count, sums);
   }
 }
 
 /* The sums of `count` pixels of a row, of which the first meets the codes from `code` on, and of the `channels`
- * channels from `first` on, a multiple of EDGE_PANEL. */
+ * channels from `first` on, a multiple of EDGE_PANEL; job->factor begins there. */
 static void depthwise_sums(const depthwise_job *job, const int8_t *code, size_t count, size_t first, size_t channels,
                            int32_t *sums) {
   for (size_t c = 0; c < channels; c += 16 * DEPTHWISE_VECTORS) {
@@ -162,6 +178,11 @@ static void depthwise_sums(const depthwise_job *job, const int8_t *code, size_t 
     depthwise_job some = *job;
     some.start += channel;
     some.weight += channel / 16 * job->weight_step;
+    if (job->factor != NULL) {
+      some.factor += c;
+      some.bias += channel;
+      some.out += channel;
+    }
     if (i == 0) {
       depthwise_vectors(0, &some, code + channel, count, sums + c);
     } else {
