@@ -298,7 +298,7 @@ def _row(device: dict[str, Any]) -> tuple[object, ...]:
         _ago(seen),
         inventory.get("board") or inventory.get("kind"),
         inventory.get("cpu") or inventory.get("arch"),
-        f"{ram * 1024 / 1e6:.0f} MB" if ram else None,
+        f"{ram / 1024:.0f} MB" if ram else None,  # of 1,048,576 bytes, as filters count
         labels or None,
         models or None,
     )

@@ -9,6 +9,8 @@ elsewhere. A statement is a line of N-Triples (`expansion`).
 from __future__ import annotations
 
 import io
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +20,8 @@ import pyoxigraph as ox
 from edge.fleet.server.semantic.names import CURSOR_GRAPH, EF, IMPORT, PREFIXES
 from edge.runtime.errors import EdgeError
 from edge.runtime.fields import reason
+
+_log = logging.getLogger("edge.fleet.semantic")
 
 _CURSOR_SUBJECT = ox.NamedNode(CURSOR_GRAPH)
 _CURSOR_PROPERTY = ox.NamedNode(EF + "eventsApplied")
@@ -81,8 +85,7 @@ class LocalStore:
             self._store = ox.Store()
         else:
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._store = ox.Store(str(folder))
+                self._store = _opened(folder)
             except OSError as error:
                 raise StoreInUse(f"{folder}: the semantic store cannot be opened: {reason(error)[:160]}") from None
         # Known rather than looked for: a pattern in an update costs as much as ten statements.
@@ -175,6 +178,22 @@ class LocalStore:
             f"DELETE DATA {{ GRAPH {graph} {{ {what} {self._cursor:d} }} }};\n"
             f"INSERT DATA {{ GRAPH {graph} {{ {what} {cursor:d} }} }}"
         )
+
+
+def _opened(folder: Path) -> ox.Store:
+    """The store in a folder. One that is damaged is put aside: all that was in it is made anew out of the registry."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return ox.Store(str(folder))
+    except FileExistsError:  # a file in its place
+        why = "it is no folder"
+    except RuntimeError as error:  # RocksDB's "Corruption: …"
+        why = reason(error)[:160]
+    aside = folder.with_name(f"{folder.name}.damaged-{int(time.time())}")
+    folder.rename(aside)
+    _log.warning("%s: the semantic store is damaged (%s): put aside as %s, and made anew", folder, why, aside.name)
+    folder.mkdir(mode=0o700)
+    return ox.Store(str(folder))
 
 
 def _is_import(graph: object) -> bool:

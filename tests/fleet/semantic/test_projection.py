@@ -273,3 +273,19 @@ def test_a_store_that_missed_events_which_are_gone_is_made_anew(tmp_path: Path) 
     projection.follow(registry)
     assert find_devices(projection.store, parse("building=7")) == ["nano"]
     assert find_devices(projection.store, parse("building=8")) == ["pi"]
+
+
+@pytest.mark.parametrize("how", ["a file in its place", "a damaged file in it"])
+def test_a_damaged_store_is_put_aside_and_made_anew(tmp_path: Path, how: str) -> None:
+    folder = tmp_path / "store"
+    if how == "a file in its place":
+        folder.write_text("x")
+    else:
+        del_me = LocalStore(folder)
+        del_me.replace("urn:a", ["<urn:a> <urn:b> <urn:c> ."])
+        del del_me
+        (folder / "CURRENT").write_text("rubbish")
+    store = LocalStore(folder)
+    assert len(store) == 0
+    store.replace("urn:a", ["<urn:a> <urn:b> <urn:c> ."])
+    assert len(store) == 1 and len(list(tmp_path.glob("store.damaged-*"))) == 1
