@@ -31,7 +31,7 @@ from edge.fleet.device.home import Home, Place
 from edge.fleet.device.jobs import AnyJobHandler, JobHandler, Jobs, Report
 from edge.fleet.device.outbox import Outbox
 from edge.fleet.device.refusal import REVOKED, refusal
-from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
+from edge.fleet.device.shadow import DeviceShadow
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.identity import client_id
 from edge.fleet.inventory import Inventory
@@ -49,6 +49,7 @@ from edge.fleet.messages import (
     parse,
 )
 from edge.fleet.mqtt_version import other_protocol
+from edge.fleet.settings import heartbeat_of, log_level_of
 from edge.runtime.errors import EdgeError
 from edge.runtime.fields import Fields
 

@@ -88,6 +88,9 @@ def enroll(
                     answer = claim.answer(_until(deadline, _ASK_AGAIN_SECONDS), stop)
                     while answer is not None:
                         if answer.state == "rejected":
+                            if answer.key == key:  # for good, as far as this key goes: the next attempt makes another
+                                home.forget_request()
+                                raise Refused(f"{answer.detail or 'turned down'}: enroll again with a new claim token")
                             raise Refused(answer.detail or "the fleet refuses the request")
                         if answer.key == key and answer.state == "issued":
                             return home.accept(answer, at.host)

@@ -22,15 +22,11 @@ from typing import Any, Generic, TypeVar
 
 from edge.fleet.errors import FleetError
 from edge.fleet.messages import Desired
-from edge.runtime.fields import shown
+from edge.fleet.settings import Value
 from edge.runtime.whole_file import whole_file
 
 _log = logging.getLogger("edge.fleet.device")
 _T = TypeVar("_T")
-
-Value = float | int | str | bool
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True)
@@ -100,29 +96,3 @@ class DeviceShadow:
             for name, value in found.items():
                 self._obeyed[name].put(value)
             return True
-
-
-def heartbeat_of(value: Value) -> float:
-    """The setting `heartbeat`, in seconds.
-
-    Raises:
-        FleetError: it is none that a device can keep.
-    """
-    if isinstance(value, bool | str) or not 0.1 <= value <= 86_400:
-        raise FleetError(f"heartbeat: {shown(value)}: expected 0.1 to 86400 seconds")
-    return float(value)
-
-
-def log_level_of(value: Value) -> int:
-    """The setting `log`, as `logging` counts levels.
-
-    Raises:
-        FleetError: there is no such level.
-    """
-    if value not in LOG_LEVELS:
-        raise FleetError(f"log: {shown(value)}: expected one of {', '.join(LOG_LEVELS)}")
-    return int(getattr(logging, str(value).upper()))
-
-
-OBEYED: dict[str, Callable[[Value], object]] = {"heartbeat": heartbeat_of, "log": log_level_of}
-"""Settings that the agent obeys, each with what refuses a value that no device can have."""

@@ -238,6 +238,7 @@ class Mosquitto:
             text=True,
             errors="replace",
             cwd=self._folder,
+            start_new_session=True,  # Ctrl-C is meant for the server, which ends its broker when it has done with it
         )
         with self._lock:
             self._process = process

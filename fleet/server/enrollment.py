@@ -303,7 +303,8 @@ def answer(connection: Connection, key: str) -> CertificateAnswer:
     table = tables.enrollments
     row = connection.execute(sa.select(table).where(table.c.key == key)).one()
     if row.state == "rejected":
-        return CertificateAnswer("rejected", key, detail=row.reason or "the operator turned the request down")
+        why = f": {row.reason}" if row.reason else ""
+        return CertificateAnswer("rejected", key, detail=f"the operator turned the request down{why}")
     if row.state == "issued":
         certificates = tables.certificates
         newest = sa.select(certificates).where(certificates.c.key == key).order_by(certificates.c.issued_at.desc())

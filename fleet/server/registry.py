@@ -16,13 +16,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from edge.fleet.device.shadow import OBEYED
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import FINAL_JOB_STATES, Desired, JobReport
 from edge.fleet.server import tables
 from edge.fleet.server.database import audit, emit
 from edge.fleet.server.updates.tables import OPEN, rollout_devices, rollouts
+from edge.fleet.settings import OBEYED
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;/_+()@-]{0,99}")

@@ -164,6 +164,8 @@ def run(orders: Orders) -> None:
             while os.read(0, 1024):
                 pass
         ended.set()
+        # Also where it still waits for a broker that has ended with the server.
+        _end_within(_END_SECONDS)
 
     threading.Thread(target=wait_for_end, name="lifeline", daemon=True).start()
     worker = Worker(orders)
@@ -176,10 +178,15 @@ def run(orders: Orders) -> None:
     except BrokenPipeError:  # the server is gone
         pass
     finally:
-        deadline = threading.Timer(_END_SECONDS, os._exit, (1,))
-        deadline.daemon = True
-        deadline.start()
+        _end_within(_END_SECONDS)
         worker.stop()
+
+
+def _end_within(seconds: float) -> None:
+    """Ends this process then at the latest, whatever it waits for."""
+    timer = threading.Timer(seconds, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
 
 
 def _orders() -> Orders:

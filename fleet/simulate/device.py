@@ -29,7 +29,7 @@ from edge.fleet.addresses import Address
 from edge.fleet.device.agent import KEEPALIVE_SECONDS, MOST_JOBS, QOS, WINDOW
 from edge.fleet.device.home import Home
 from edge.fleet.device.jobs import JobHandler, Jobs, Report
-from edge.fleet.device.shadow import DeviceShadow, heartbeat_of
+from edge.fleet.device.shadow import DeviceShadow
 from edge.fleet.device.updates import CANCEL, UPDATE
 from edge.fleet.errors import BadMessage
 from edge.fleet.inventory import InstalledModel, Inventory
@@ -46,6 +46,7 @@ from edge.fleet.messages import (
     Telemetry,
     parse,
 )
+from edge.fleet.settings import heartbeat_of
 from edge.fleet.simulate.connection import Connection, NotLetIn
 from edge.fleet.simulate.inventories import Measurements
 from edge.fleet.simulate.models import SimulatedUpdates

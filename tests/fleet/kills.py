@@ -161,6 +161,10 @@ def run(
         while done.total() < kills:
             time.sleep(random.uniform(0.05, 2 * pause))
             victim = random.choice(victims)
+            if (
+                workers and done["worker"] < 2 and done.total() >= kills - 2
+            ):  # of few kills, two are theirs all the same
+                victim = "worker"
             done[victim] += fleet.kill(victim)
         for agent in fleet.agents:
             agent.kill()
@@ -185,11 +189,11 @@ def run(
                 time.sleep(0.5)
             missing.extend(lacking)
         registry.close()
-        left = set(fleet.worker_pids())
+        # A killed server's workers end by themselves, within ten seconds.
+        until(lambda: len(fleet.worker_pids()) <= workers, 15, "a killed server's workers go on")
     finally:
         fleet.stop()
     until(lambda: not fleet.worker_pids(), 15, "workers outlived their server")
-    assert len(left) <= max(workers, 0), f"{len(left)} workers ran at the end, {workers} were asked for"
     return {**done, "promised": sum(counts), "missing": len(missing)}
 
 

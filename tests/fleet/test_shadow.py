@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.fleet.device.shadow import DeviceShadow, heartbeat_of, log_level_of
+from edge.fleet.device.shadow import DeviceShadow
 from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.messages import Desired
 from edge.fleet.server import registry
+from edge.fleet.settings import heartbeat_of, log_level_of
 from edge.sdk.cli import cli
 from tests.fleet.lab import needs_mosquitto, until
 from tests.fleet.test_fleet import Fleet

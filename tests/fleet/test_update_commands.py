@@ -103,7 +103,7 @@ _REFUSED = [
     (["deploy", "kws", "--activate-at", "yesterday"], "a time, like"),
     (["deploy", "kws", "--activate-at", "2001-01-01T00:00"], "lies in the past"),
     (["deploy", "kws", "--where", "building ~ 7"], "building"),
-    (["deploy", "kws", "--device", "nobody"], "none is found"),
+    (["deploy", "kws", "--device", "nobody"], "nobody: no active device"),
     (["rollout", "show", "nothing"], "there is none"),
     (["withdraw", "kws"], "name the version too"),
 ]
