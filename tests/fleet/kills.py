@@ -161,10 +161,8 @@ def run(
         while done.total() < kills:
             time.sleep(random.uniform(0.05, 2 * pause))
             victim = random.choice(victims)
-            if (
-                workers and done["worker"] < 2 and done.total() >= kills - 2
-            ):  # of few kills, two are theirs all the same
-                victim = "worker"
+            if workers and done["worker"] < 2 and done.total() >= kills - 2:
+                victim = "worker"  # of few kills, two are theirs all the same
             done[victim] += fleet.kill(victim)
         for agent in fleet.agents:
             agent.kill()
