@@ -21,6 +21,7 @@ from edge.fleet.server.running import running_pid
 from edge.fleet.server.state import NATS_PORT, Settings, State
 from edge.fleet.server.updates import catalogue
 from edge.fleet.server.updates.repository import ModelRepository
+from edge.fleet.server.updates.store import BlobStore
 from edge.fleet.server.workers import read_reports
 from edge.runtime.errors import EdgeError
 from edge.runtime.fields import reason
@@ -40,7 +41,11 @@ def examine(folder: Path) -> list[Finding]:
     try:
         state = State.at(folder)
     except FleetError as error:
-        return [_program(), Finding("state", True, f"{error} (nothing is wrong with that)")]
+        begun = (folder / "ca").exists()
+        return [
+            _program(),
+            Finding("state", not begun, str(error) if begun else f"{error} (nothing is wrong with that)"),
+        ]
     findings = []
     mode = folder.stat().st_mode & 0o777
     findings.append(
@@ -96,7 +101,8 @@ def _models(state: State, database: Database) -> Finding:
         for row in catalogue.published(database)
         for variant in row["variants"]
     }
-    signed = {(one.model, one.version, one.name) for one in ModelRepository(state.tuf).variants().values()}
+    variants = ModelRepository(state.tuf).variants().values()
+    signed = {(one.model, one.version, one.name) for one in variants}
     if not published and not signed:
         return Finding("signed models", True, "none yet")
     todo = "they are not of one fleet or time: restore both from one backup"
@@ -107,6 +113,11 @@ def _models(state: State, database: Database) -> Finding:
         if lacks:
             name, version, variant = min(lacks)
             return Finding("signed models", False, f"{which}: {name}:{version} {variant}, {len(lacks)} in all: {help}")
+    store = BlobStore(state.models)
+    for one in variants:
+        if not store.holds(one.blob):
+            what = f"models/ lacks {one.model}:{one.version} {one.name}, or has another file there"
+            return Finding("signed models", False, f"{what}: publish the same bundle again, or restore your backup")
     return Finding("signed models", True, f"{len(signed)} variants, as the registry has them")
 
 

@@ -204,6 +204,11 @@ class State:
             FleetError: there is none.
         """
         state = cls(folder)
+        if not state._settings.is_file() and state.authority.is_dir():
+            raise FleetError(
+                f"{state._settings}: gone: restore it from your backup, or let 'edge fleet up' write one of defaults "
+                "(name --db, --broker and the ports again)"
+            )
         if not state._settings.is_file():
             raise FleetError(f"{folder}: no fleet there: start one with 'edge fleet up', or name its folder (--state)")
         return state

@@ -90,3 +90,32 @@ def test_the_doctor_sees_parts_of_different_backups(tmp_path: Path) -> None:
     rows = json.loads(fleet("doctor", "--state", str(state.folder), "--json").stdout)
     (found,) = [row for row in rows if row["what"] == "signed models"]
     assert not found["ok"] and "tuf/ lacks what the registry has: kws:1.0 bundle, 2 in all" in found["detail"]
+
+
+def test_a_fleet_whose_settings_are_gone_is_no_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "fleet"
+    State.create(folder).database().close()
+    lose(folder, "fleet.json")
+    result = fleet("status", "--state", str(folder))
+    assert result.exit_code == 1 and "fleet.json: gone: restore it" in result.stderr
+    found = fleet("doctor", "--state", str(folder), "--json")
+    assert found.exit_code == 1 and "fleet.json: gone" in found.stdout
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut short"])
+def test_the_doctor_sees_models_whose_files_are_gone(damage: str, tmp_path: Path, digits_bundle: Path) -> None:
+    state = State.create(tmp_path / "fleet")
+    state.database().close()
+    where = ("--state", str(state.folder))
+    assert fleet("publish", str(digits_bundle), *where).exit_code == 0
+
+    def finding() -> dict[str, object]:
+        rows = json.loads(fleet("doctor", *where, "--json").stdout)
+        (found,) = [row for row in rows if row["what"] == "signed models"]
+        return dict(found)
+
+    assert finding()["ok"]
+    (file,) = [path for path in state.models.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+    file.unlink() if damage == "gone" else file.write_bytes(b"x")
+    assert not finding()["ok"] and "publish the same bundle again" in str(finding()["detail"])
+    assert fleet("publish", str(digits_bundle), *where).exit_code == 0 and finding()["ok"]

@@ -36,6 +36,13 @@ class BlobStore:
             raise BadInput(f"hash {sha256[:80]!r}: expected 64 hexadecimal digits")
         return self.folder / sha256[:2] / sha256
 
+    def holds(self, blob: Blob) -> bool:
+        """Whether the file of a blob is there in its length; what is in it, its hash says to whoever reads it."""
+        try:
+            return self.path(blob.sha256).stat().st_size == blob.length
+        except OSError:
+            return False
+
     def add(self, source: Path) -> Blob:
         """Copies a file in; one that is there already is left as it is.
 
