@@ -51,6 +51,11 @@ class Address:
         return cls(host, found or port)
 
 
+def local(host: str) -> str:
+    """How this machine reaches what listens on `host`, of which "", "0.0.0.0" and "::" are every address."""
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 (a comparison)
+
+
 def read_address(value: object, where: str) -> str:
     """A "host:port" in a message or a file, in its one spelling.
 

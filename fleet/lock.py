@@ -12,8 +12,8 @@ from edge.fleet.errors import FleetError
 
 
 @contextlib.contextmanager
-def hold(path: Path, refusal: str) -> Iterator[None]:
-    """Holds the lock on a file, which is made if it is missing.
+def hold(path: Path, refusal: str) -> Iterator[int]:
+    """Holds the lock on a file, which is made if it is missing; gives the file's descriptor, for children to inherit.
 
     Args:
         refusal: what the error says before "(process N)".
@@ -31,7 +31,7 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()
-        yield
+        yield file.fileno()
 
 
 def holder(path: Path) -> int | None:

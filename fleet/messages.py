@@ -33,7 +33,9 @@ DEEPEST = 16
 """How deep objects and lists may nest."""
 
 ROLL_CALL_SECONDS = 10.0
-"""Within this a device answers `f/v1/all/roll` with its status."""
+"""Within this a device answers `f/v1/all/roll` with its status, at a random moment."""
+ROLL_CALL_OVER_SECONDS = 2 * ROLL_CALL_SECONDS
+"""Who has not answered by then is not there."""
 
 JOB_STATES = ("accepted", "downloading", "verified", "staged", "active", "done", "failed", "rolled-back")
 """What a device says of a job, in the order in which it comes to be ("done": a command, which activates nothing)."""

@@ -140,7 +140,7 @@ class Agent:
         self.shadow = DeviceShadow(home.folder)
         self.shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, heartbeat)
         self.shadow.obey("log", log_level_of, _every_log.setLevel, _every_log.level)
-        self.on_job("shadow", self._take_shadow)
+        self.on_job("shadow", self.shadow.do)
 
     # For the parts of edge that add to the agent.
 
@@ -446,10 +446,6 @@ class Agent:
     def _hello(self, job: str, arguments: dict[str, Any], report: Report) -> None:
         self._say_hello()
         report(JobReport("done"))
-
-    def _take_shadow(self, job: str, arguments: dict[str, Any], report: Report) -> None:
-        news = self.shadow.apply(arguments)
-        report(JobReport("done", "" if news else "something newer was applied before"))
 
     def _set_heartbeat(self, seconds: float) -> None:
         self._heartbeat = seconds

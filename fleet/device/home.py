@@ -212,7 +212,7 @@ class Home:
         (new / "device.json").replace(self._place)
         shutil.rmtree(new, ignore_errors=True)
 
-    def only_agent(self) -> contextlib.AbstractContextManager[None]:
+    def only_agent(self) -> contextlib.AbstractContextManager[int]:
         """Held by the device's agent, of which there is one: two would throw each other out at the broker.
 
         Raises:

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from edge.fleet.device.jobs import Report
 from edge.fleet.errors import FleetError
-from edge.fleet.messages import Desired
+from edge.fleet.messages import Desired, JobReport
 from edge.fleet.settings import Value
 from edge.runtime.whole_file import whole_file
 
@@ -74,6 +75,10 @@ class DeviceShadow:
                 put(read(value))
             except FleetError as error:  # kept by another version of edge, perhaps
                 _log.warning("%s: %s", self._path, error)
+
+    def do(self, job: str, arguments: dict[str, Any], report: Report) -> None:
+        """The job `shadow` (an `edge.fleet.device.jobs.JobHandler`)."""
+        report(JobReport("done", "" if self.apply(arguments) else "something newer was applied before"))
 
     def apply(self, arguments: object) -> bool:
         """Takes down and obeys what a job brings; returns False if something newer was there before.

@@ -45,6 +45,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge.fleet import topics
+from edge.fleet.addresses import local
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import SERVER_ID, WORKER_IDS, is_token_id
 from edge.fleet.messages import LONGEST
@@ -406,7 +407,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def _listens(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((host if host not in ("", "0.0.0.0", "::") else "127.0.0.1", port), 1):  # noqa: S104
+        with socket.create_connection((local(host), port), 1):
             return True
     except OSError:
         return False

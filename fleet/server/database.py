@@ -11,12 +11,12 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, Table
@@ -25,6 +25,8 @@ from sqlalchemy.exc import DBAPIError
 from edge.fleet.errors import FleetError
 from edge.fleet.server import tables
 from edge.runtime.fields import reason
+
+_Item = TypeVar("_Item")
 
 _LOCK = 0x65646765  # "edge": PostgreSQL's advisory lock that orders our writers
 _TAKE_TURN = sa.text("SELECT pg_advisory_xact_lock(:key)")
@@ -222,14 +224,18 @@ def claim(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> s
     # Some are there: rare, and SQLite's only writer may look before it writes.
     columns = [table.c[name] for name in names]
     taken: set[tuple[Any, ...]] = set()
-    asked = sorted(keys)
-    for start in range(0, len(asked), 300):
-        query = sa.select(*columns).where(sa.tuple_(*columns).in_(asked[start : start + 300]))
+    for part in batches(sorted(keys), 300):
+        query = sa.select(*columns).where(sa.tuple_(*columns).in_(part))
         taken |= {tuple(row) for row in connection.execute(query)}
     fresh = keys - taken
     if fresh:
         insert_new(connection, table, [row for row in ordered if tuple(row[name] for name in names) in fresh])
     return fresh
+
+
+def batches(items: Sequence[_Item], most: int) -> Iterator[Sequence[_Item]]:
+    """`items` in parts of at most `most`, as a statement takes some ten thousand values, no more."""
+    return (items[start : start + most] for start in range(0, len(items), most))
 
 
 @lru_cache(maxsize=8)

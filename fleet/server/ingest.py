@@ -106,18 +106,21 @@ class _Presence:
         online: whether a device is there, by the last that it said.
         said: those that said so themselves, or whose broker did: by a status.
         arrived: those that have connected, or answered a roll call.
+        starts: devices that have said so, each with the number of its start, in order.
     """
 
     def __init__(self, reports: list[Report]) -> None:
         self.online: dict[str, bool] = {}
         self.said: set[str] = set()
         self.arrived: set[str] = set()
+        self.starts: list[tuple[str, str]] = []
         for report in reports:
             if report.kind == "status":
                 self.online[report.device] = here = _is_online(report)
                 self.said.add(report.device)
                 if here:
                     self.arrived.add(report.device)
+                    self.starts.append((report.device, report.envelope.boot))
             elif report.kind != "csr":  # which another process may take in, and not in order
                 self.online.setdefault(report.device, True)
 
@@ -265,9 +268,8 @@ class Ingest:
     def _commit(self, messages: list[tuple[topics.Up, bytes]]) -> None:
         reports = self._read(messages)
         presence = _Presence(reports)
-        for report in reports:
-            if report.kind == "status" and _is_online(report):
-                self._twins.came(report.device, report.envelope.boot)
+        for device, boot in presence.starts:
+            self._twins.came(device, boot)
         # What is only kept goes beside other processes' transactions; what handlers write has to take its turn.
         alone = [one for one in reports if one.kind in self._handlers]
         quiet = [one for one in reports if one.kind not in self._handlers]

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,11 +20,12 @@ from edge.fleet.errors import BadMessage, FleetError
 from edge.fleet.inventory import Inventory
 from edge.fleet.messages import FINAL_JOB_STATES, Desired, JobReport
 from edge.fleet.server import tables
-from edge.fleet.server.database import audit, emit
+from edge.fleet.server.database import audit, batches, emit
 from edge.fleet.server.updates.tables import OPEN, rollout_devices, rollouts
 from edge.fleet.settings import OBEYED
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_IN_A_QUERY = 1000
 _VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,:;/_+()@-]{0,99}")
 
 
@@ -44,15 +45,10 @@ def describe_all(connection: Connection, devices: Iterable[str] | None = None) -
     """The same for several devices, or all, in the order of their ids. An operator's label overrides the device's."""
     if devices is None:
         return _describe(connection, None)
-    return [row for part in _parts(sorted(set(devices))) for row in _describe(connection, part)]
+    return [row for part in batches(sorted(set(devices)), _IN_A_QUERY) for row in _describe(connection, part)]
 
 
-def _parts(names: list[str]) -> Iterator[list[str]]:
-    """A database takes some ten thousand names in a query, no more."""
-    return (names[start : start + 1000] for start in range(0, len(names), 1000))
-
-
-def _describe(connection: Connection, names: list[str] | None) -> list[dict[str, Any]]:
+def _describe(connection: Connection, names: Sequence[str] | None) -> list[dict[str, Any]]:
     rows, labels, groups = sa.select(tables.devices), sa.select(tables.labels), sa.select(tables.groups)
     if names is not None:
         rows = rows.where(tables.devices.c.id.in_(names))
@@ -214,7 +210,7 @@ def jobs(connection: Connection, ids: Iterable[str]) -> list[dict[str, Any]]:
     names, table = list(ids), tables.jobs
     found = {
         row.id: dict(row._mapping)
-        for part in _parts(names)
+        for part in batches(names, _IN_A_QUERY)
         for row in connection.execute(sa.select(table).where(table.c.id.in_(part)))
     }
     return [found[name] for name in names if name in found]
@@ -258,6 +254,21 @@ def job_reported(connection: Connection, device: str, job: str, report: JobRepor
             .values(reported=kind.body.get("desired", {}), reported_version=version)
         )
     return True
+
+
+def mark_silent(connection: Connection, called: float, devices: Iterable[str] | None = None) -> None:
+    """Devices that have not answered a roll call are not there.
+
+    Args:
+        called: when it was called, seconds since 1970.
+        devices: who was called; None: all.
+    """
+    table = tables.devices
+    silent = sa.or_(table.c.last_seen.is_(None), table.c.last_seen < called)
+    query = table.update().where(table.c.online, silent)
+    if devices is not None:
+        query = query.where(table.c.id.in_(list(devices)))
+    connection.execute(query.values(online=False))
 
 
 def telemetry(

@@ -21,13 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import sqlalchemy as sa
-
 from edge.fleet import topics
-from edge.fleet.addresses import parse_url
+from edge.fleet.addresses import local, parse_url
 from edge.fleet.identity import SERVER_ID
-from edge.fleet.messages import ROLL_CALL_SECONDS
-from edge.fleet.server import registry, tables
+from edge.fleet.messages import ROLL_CALL_OVER_SECONDS
+from edge.fleet.server import registry
 from edge.fleet.server.access import Access
 from edge.fleet.server.authority import Authority
 from edge.fleet.server.broker import BrokerFiles, Listeners, Mosquitto, find_mosquitto
@@ -52,8 +50,6 @@ _log = logging.getLogger("edge.fleet.server")
 _HOUR = 3600.0
 _KEEP_REPORTS_DAYS = 30
 _REPORT_SECONDS = 5.0
-# Devices answer a roll call within `edge.fleet.messages.ROLL_CALL_SECONDS`, at random moments.
-_ROLL_CALL_SECONDS = 2 * ROLL_CALL_SECONDS
 # With a node of a cluster die the last wills of its devices: who did not come back is found by asking.
 _ROLL_CALL_AGAIN = 900.0
 
@@ -211,8 +207,7 @@ class Server:
             self._broker = Loopback(folder, listeners)
         self._broker.start()
         undo.callback(self._broker.stop)
-        local = settings.host not in ("", "0.0.0.0", "::")  # noqa: S104 (a comparison)
-        self.address = BrokerAddress(settings.host if local else "127.0.0.1", settings.port, settings.boot_port)
+        self.address = BrokerAddress(local(settings.host), settings.port, settings.boot_port)
 
     def _reload(self) -> bool:
         if self._broker is not None:
@@ -269,12 +264,11 @@ class Server:
         self.send(topics.to_all("roll"), {}, qos=0)
 
     def _end_roll_call(self) -> None:
-        called, table = self._roll_called_at, tables.devices
-        if called is not None and time.time() > called + _ROLL_CALL_SECONDS:
+        called = self._roll_called_at
+        if called is not None and time.time() > called + ROLL_CALL_OVER_SECONDS:
             self._roll_called_at = None
-            silent = sa.or_(table.c.last_seen.is_(None), table.c.last_seen < called)
             with self.database.transaction() as connection:
-                connection.execute(table.update().where(table.c.online, silent).values(online=False))
+                registry.mark_silent(connection, called)
 
     def _on_message(self, topic: str, payload: bytes) -> None:
         if topic.startswith("boot/"):

@@ -6,21 +6,19 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
 
 import sqlalchemy as sa
 
 from edge.fleet import topics
-from edge.fleet.messages import ROLL_CALL_SECONDS
-from edge.fleet.server import tables
-from edge.fleet.server.database import Database, Event
+from edge.fleet.messages import ROLL_CALL_OVER_SECONDS
+from edge.fleet.server import registry, tables
+from edge.fleet.server.database import Database, Event, batches
 from edge.fleet.server.link import Link
 
 _log = logging.getLogger("edge.fleet.shard")
 
 # Filters in a packet, and ids in a statement.
 _BATCH = 200
-_SETTLED_SECONDS = 2 * ROLL_CALL_SECONDS
 
 
 def shard_of(device: str, shards: int) -> int:
@@ -102,25 +100,18 @@ class Shard:
 
     def end_roll_calls(self) -> None:
         """Devices that did not answer in time are not there. Called every second or so."""
-        now, table = time.time(), tables.devices
+        now = time.time()
         with self._lock:
-            over = [call for call in self._called if now > call[0] + _SETTLED_SECONDS]
+            over = [call for call in self._called if now > call[0] + ROLL_CALL_OVER_SECONDS]
             self._called = [call for call in self._called if call not in over]
         for called, devices in over:
-            silent = sa.or_(table.c.last_seen.is_(None), table.c.last_seen < called)
-            query = table.update().where(table.c.online, silent, table.c.id.in_(devices))
             with self._database.transaction() as connection:
-                connection.execute(query.values(online=False))
+                registry.mark_silent(connection, called, devices)
 
     def _subscribe(self, devices: list[str]) -> None:
-        for batch in _batches(devices):
+        for batch in batches(devices, _BATCH):
             packet = self._link.subscribe([topics.everything_up(device) for device in batch])
             if packet is not None:
-                self._asked[packet] = batch
+                self._asked[packet] = list(batch)
         if not devices:
             self.heard.set()
-
-
-def _batches(devices: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(devices), _BATCH):
-        yield devices[start : start + _BATCH]

@@ -146,7 +146,7 @@ class SimulatedDevice:
         self._shadow.obey("heartbeat", heartbeat_of, self._set_heartbeat, around.every)
         self._jobs = Jobs(self.id, self.outbox, self.report, self.inventory_changed)
         self._jobs.on("hello", self._hello_asked)
-        self._jobs.on("shadow", self._take_shadow)
+        self._jobs.on("shadow", self._shadow.do)
         self._job_seen: list[Callable[[str, Job], None]] = []
         self._down: dict[str, Callable[[tuple[str, ...], bytes], None]] = {
             "ack": self._acknowledged,
@@ -398,10 +398,6 @@ class SimulatedDevice:
     def _hello_asked(self, job: str, arguments: dict[str, Any], report: Report) -> None:
         self._call(self._say_hello)
         report(JobReport("done"))
-
-    def _take_shadow(self, job: str, arguments: dict[str, Any], report: Report) -> None:
-        news = self._shadow.apply(arguments)
-        report(JobReport("done", "" if news else "something newer was applied before"))
 
     def _set_heartbeat(self, seconds: float) -> None:
         self._every = seconds  # from the next one on

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from edge.fleet.errors import FleetError, Refused
 from edge.fleet.server import enrollment, registry, tables
-from edge.fleet.server.database import Database, emit, setting
+from edge.fleet.server.database import Database, batches, emit, setting
 from edge.fleet.simulate.inventories import SIMULATED
 
 _IN_A_TRANSACTION = 250
@@ -34,12 +34,12 @@ def issue_tokens(
             "('edge fleet simulate --remove'), or choose another --prefix"
         )
     made: dict[str, str] = {}
-    for begin in range(0, len(names), _IN_A_TRANSACTION):
+    for part in batches(names, _IN_A_TRANSACTION):
         with database.transaction() as connection:
             key = setting(connection, "broker_key")
             if key is None:
                 raise FleetError("the fleet has not been up yet, so that its broker has no key: start 'edge fleet up'")
-            for name in names[begin : begin + _IN_A_TRANSACTION]:
+            for name in part:
                 token = enrollment.create_token(connection, key, actor, _TOKEN_SECONDS, name, True, SIMULATED)
                 made[name] = str(token)
         told(len(made))
@@ -50,9 +50,9 @@ def close_unused(database: Database, devices: Sequence[str]) -> int:
     """Closes the tokens for these devices that nobody has used; returns how many."""
     table, closed = tables.tokens, 0
     with database.transaction() as connection:
-        for begin in range(0, len(devices), _IN_A_TRANSACTION):
+        for part in batches(devices, _IN_A_TRANSACTION):
             query = table.update().where(
-                table.c.device.in_(devices[begin : begin + _IN_A_TRANSACTION]),
+                table.c.device.in_(part),
                 table.c.used_by.is_(None),
                 table.c.closed_at.is_(None),
             )
@@ -77,15 +77,16 @@ def remove(
     database: Database, names: Sequence[str], folder: Path, actor: str, told: Callable[[int], None] = lambda done: None
 ) -> None:
     """Revokes simulated devices, forgets them, and deletes their folders. Interrupted, it can be called again."""
-    for begin in range(0, len(names), _IN_A_TRANSACTION):
-        part = names[begin : begin + _IN_A_TRANSACTION]
+    done = 0
+    for part in batches(names, _IN_A_TRANSACTION):
         with database.transaction() as connection:
             for name in part:
                 enrollment.revoke(connection, name, actor, "simulated device removed")
                 registry.remove(connection, name, actor)
         for name in part:
             shutil.rmtree(folder / name, ignore_errors=True)
-        told(begin + len(part))
+        done += len(part)
+        told(done)
     if not any(folder.glob("*-*")):  # nobody's link is left
         shutil.rmtree(folder / "bundles", ignore_errors=True)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -17,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.fleet.addresses import Address, parse_url
+from edge.fleet.addresses import Address, local, parse_url
 from edge.fleet.device.home import Home
 from edge.fleet.errors import FleetError
 from edge.fleet.identity import device_id
+from edge.fleet.lock import hold
 from edge.fleet.server.running import running_pid
 from edge.fleet.server.state import Settings, State
 from edge.fleet.simulate import membership
@@ -265,27 +264,19 @@ def folder_of(state: State) -> Path:
 
 @contextlib.contextmanager
 def only_one(folder: Path) -> Iterator[int]:
-    """Holds the folder's lock, a file that is given: a device must not be simulated twice at once.
+    """Holds the folder's lock, whose descriptor is given: a device must not be simulated twice at once.
 
     Raises:
         FleetError: somebody else has it.
     """
     folder.mkdir(exist_ok=True, mode=0o700)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise FleetError(f"{folder}: process {file.read().strip()} simulates these devices already") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield file.fileno()
+    with hold(folder / "lock", f"{folder}: these devices are simulated already") as lock:
+        yield lock
 
 
 def _listeners(settings: Settings, broker: str) -> tuple[list[str], list[str]]:
     """Addresses of the broker and of its bootstrap listeners, as this machine reaches them."""
-    here = settings.host if settings.host not in ("", "0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 (a comparison)
+    here = local(settings.host)
     url = broker or settings.broker
     brokers = parse_url(url, 8883, "--broker") if url else (Address(here, settings.port),)
     if broker and not settings.boot:

@@ -8,18 +8,13 @@ cluster of three bears the loss of one.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import random
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.fleet.kills import Processes, arguments, run
+from tests.fleet.kills import Processes, main
 from tests.fleet.nats_lab import Cluster, free_nodes
-from tests.fleet.postgres import postgres_server
 
 # How long a cluster gets to bring a node up to date again.
 _BACK_SECONDS = 6.0
@@ -65,25 +60,5 @@ class ClusterProcesses(Processes):
             self.cluster.stop()
 
 
-def main() -> None:
-    given = arguments(__doc__ or "")
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-cluster-kills-"))
-        if given.postgres:
-            given.database = stack.enter_context(postgres_server(durable=True))
-        outcome = run(
-            Path(scratch),
-            given.kills,
-            given.seed,
-            agents=4,
-            pause=2.0,
-            workers=given.workers,
-            database=given.database,
-            processes=ClusterProcesses,
-        )
-        print(json.dumps({"seed": given.seed, **outcome}))
-    sys.exit(outcome["missing"] > 0)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__ or "", agents=4, pause=2.0, processes=ClusterProcesses)

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -206,16 +207,17 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    given = arguments(__doc__ or "")
+def main(description: str, **options: Any) -> None:
+    """What such a script does; `options` are of `run`."""
+    given = arguments(description)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-kills-"))
         if given.postgres:
             given.database = stack.enter_context(postgres_server(durable=True))
-        outcome = run(Path(scratch), given.kills, given.seed, workers=given.workers, database=given.database)
-        print(f"seed {given.seed}:", outcome)
+        outcome = run(Path(scratch), given.kills, given.seed, workers=given.workers, database=given.database, **options)
+        print(json.dumps({"seed": given.seed, **outcome}))
     sys.exit(outcome["missing"] > 0)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__ or "")

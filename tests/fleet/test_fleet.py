@@ -438,7 +438,7 @@ def test_garbage_from_a_member_reaches_nobody(fleet: Fleet) -> None:
 
 
 def test_who_left_while_the_server_was_away_is_found_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge.fleet.server.services._ROLL_CALL_SECONDS", 2.0)
+    monkeypatch.setattr("edge.fleet.server.services.ROLL_CALL_OVER_SECONDS", 2.0)
     monkeypatch.setattr("edge.fleet.device.agent.ROLL_CALL_SECONDS", 0.5)
     stays, leaves = (fleet.run(fleet.member(name), heartbeat=60) for name in ("stays", "leaves"))
     until(lambda: fleet.is_online("stays") and fleet.is_online("leaves"))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from edge.fleet.inventory import Inventory
-from edge.fleet.server.database import insert_new
+from edge.fleet.server.database import batches, insert_new
 from edge.fleet.server.tables import devices
 from edge.fleet.server.updates.plan import Plan, active_sha256, choose, read_variants
 from edge.fleet.server.updates.record import Record
@@ -38,10 +38,8 @@ def check_named(connection: Connection, plan: Plan) -> None:
     Raises:
         BadInput: it names those that are not.
     """
-    named = plan.devices or ()
     missing = []
-    for start in range(0, len(named), 500):
-        part = named[start : start + 500]
+    for part in batches(plan.devices or (), 500):
         query = sa.select(devices.c.id).where(devices.c.id.in_(part), devices.c.state == "active")
         known = set(connection.scalars(query))
         missing += [name for name in part if name not in known]

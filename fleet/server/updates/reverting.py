@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from edge.fleet.server.database import batches
 from edge.fleet.server.tables import jobs
 from edge.fleet.server.updates.plan import Plan
 from edge.fleet.server.updates.record import BAD, JOB_CANCEL, JOB_UPDATE, MOVING, Record, started
@@ -36,7 +37,7 @@ def abort(record: Record, reason: str, actor: str) -> None:
         .where(rollout_devices.c.rollout == record.id, rollout_devices.c.state.in_(MOVING))
         .values(state="cancelled", updated_at=now)
     )
-    for part in (ids[at : at + 500] for at in range(0, len(ids), 500)):
+    for part in batches(ids, 500):
         record.connection.execute(
             jobs.update().where(jobs.c.id.in_(part), jobs.c.state == "queued").values(state="cancelled", updated_at=now)
         )
